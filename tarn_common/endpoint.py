@@ -79,6 +79,35 @@ def decode_rendezvous(data: bytes) -> Rendezvous:
         raise EndpointError(f"not a rendezvous record: {data[:200]!r}") from error
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """ZooKeeper's servers, and the path (empty, or `/...` without a slash at its end) under which everything of ours lies."""
+
+    servers: tuple[HostPort, ...]
+    chroot: str = ""
+
+    @property
+    def hosts(self) -> str:
+        return ",".join(str(server) for server in self.servers)
+
+
+def parse_ensemble(text: str) -> Ensemble:
+    """`host:port,host:port/chroot`; the port may be left out (2181). Raises EndpointError with the value and the form wanted."""
+    hosts, slash, chroot = text.strip().partition("/")
+    path = slash + chroot.rstrip("/")
+    parts = [part.strip() for part in hosts.split(",") if part.strip()]
+    if not parts or "//" in path or any(c.isspace() for c in path):
+        raise EndpointError(f"{text!r} is not a ZooKeeper ensemble, such as zk1.example.com:2181,zk2.example.com:2181")
+    servers = tuple(parse_host_port(part if ":" in part.rpartition("]")[2] else part + ":2181") for part in parts)
+    return Ensemble(servers, path if len(path) > 1 else "")
+
+
+def check_ensemble(text: str) -> None:
+    """For settings: an empty text is no ensemble; anything else must parse."""
+    if text:
+        parse_ensemble(text)
+
+
 def instance_path(zk_path: str, container: ContainerId) -> str:
     """The ephemeral znode of one instance."""
     return f"{zk_path.rstrip('/')}/{container}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 _JARS = Path("/usr/share/java")
-_WANTED = ("zookeeper.jar", "zookeeper-jute.jar")
+_WANTED = ("zookeeper.jar", "slf4j-log4j12.jar")
 _PATIENCE_S = 60.0
 _JVM = (
     "-Xmx96m",
@@ -118,7 +118,7 @@ class ZooKeeperServer:
         data.mkdir(exist_ok=True)
         (conf / "log4j.properties").write_text(_LOG4J.format(log=self.directory / "zookeeper.log"))
         (conf / "zoo.cfg").write_text(_CONFIG.format(data=data, port=self.port, more=self._config))
-        classpath = f"{conf}:{_JARS}/zookeeper.jar"  # its manifest names the rest
+        classpath = ":".join([str(conf), *(str(_JARS / name) for name in _WANTED)])  # their manifests name the rest
         command = ["java", *_JVM, *self._jvm, "-cp", classpath, "org.apache.zookeeper.server.ZooKeeperServerMain", str(conf / "zoo.cfg")]
         with (self.directory / "stdout").open("ab") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=self.directory)
