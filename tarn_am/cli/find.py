@@ -1,0 +1,105 @@
+"""How a command finds the Application Master: `--am`, else ZooKeeper, else the state directory that `tarn local` keeps.
+
+The token comes from `--token-file`, or from the state directory when the address came from there too: a token found
+beside one address is never sent to another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tarn_am.cli.client import AmClient
+from tarn_am.cli.outcome import CommandError, Outcome
+from tarn_common.endpoint import DEFAULT_ZK_PATH, EndpointError, Rendezvous, decode_rendezvous
+from tarn_common.settings import SettingsError, setting
+
+RENDEZVOUS_FILE = "am.json"
+TOKEN_FILE = "token"  # noqa: S105
+
+
+def _check_url(text: str) -> None:
+    parts = urlsplit(text)
+    try:
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or too high a one
+        usable = False
+    if text and (not usable or parts.query or parts.fragment or parts.username):
+        raise SettingsError("not the base URL of an Application Master, such as http://127.0.0.1:8888")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which Application Master a command speaks to."""
+
+    am: str = setting("", doc="base URL of the Application Master", env="TARN_AM_URL", check=_check_url)
+    zk_ensemble: str = setting("", doc="find the Application Master in this ZooKeeper, host:port,…", env="TARN_ZK_ENSEMBLE")
+    zk_path: str = setting(DEFAULT_ZK_PATH, doc="znode under which instances announce themselves", env="TARN_ZK_PATH")
+    application: str = setting("", doc="application id, where ZooKeeper knows several", env="TARN_APPLICATION_ID")
+    name: str = setting("tarn", doc="the application's name: its state directory is the one of that name", env="TARN_NAME")
+    state_dir: str = setting("", doc="state directory of `tarn local`", env="TARN_STATE_DIR")
+    token_file: str = setting("", doc="file with the API token", env="TARN_TOKEN_FILE")
+    timeout_s: float = setting(10.0, doc="longest wait for one answer", env="TARN_TIMEOUT_S", unit="s", low=0.1, high=3600)
+
+
+def state_directory(name: str, given: str, environ: Mapping[str, str] | None = None) -> Path:
+    """The directory `given`, or that of the application `name` below $TARN_HOME, $XDG_STATE_HOME/tarn or ~/.local/state/tarn."""
+    environ = os.environ if environ is None else environ
+    if given:
+        return Path(given).expanduser().absolute()
+    if not name or name in (".", "..") or "/" in name:
+        raise SettingsError(f"--name={name!r} cannot be the name of a directory: use letters, digits, '-', '_' and '.'")
+    if environ.get("TARN_HOME"):
+        return Path(environ["TARN_HOME"]).absolute() / name
+    base = environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
+    return Path(base).absolute() / "tarn" / name
+
+
+def read_token(path: Path) -> str:
+    """The one line of a token file. Raises CommandError that names the file, never its content."""
+    try:
+        text = path.read_bytes()[: 1 << 16].decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(Outcome.USAGE, f"cannot read the token file {path} ({getattr(error, 'strerror', 'not a text')})") from error
+    if not text or not text.isascii() or any(not c.isprintable() or c.isspace() for c in text):
+        raise CommandError(
+            Outcome.USAGE, f"the token file {path} does not hold one token", "write one line of ASCII without blanks into it"
+        )
+    return text
+
+
+def am_client(where: Where, token: str | None = None) -> AmClient:
+    """The client of the Application Master that `where` means. `token` is one given on the command line."""
+    if where.token_file:
+        token = read_token(Path(where.token_file).expanduser())
+    if where.am:
+        return AmClient(where.am.rstrip("/"), token, where.timeout_s, "--am")
+    if where.zk_ensemble:
+        # Here and not at the top: kazoo takes longer to import than the whole command to run.
+        from tarn_am.cli import ensemble
+
+        found = ensemble.rendezvous(where)
+        return AmClient(found.http.rstrip("/"), token, where.timeout_s, f"ZooKeeper {where.zk_ensemble}")
+    state = state_directory(where.name, where.state_dir)
+    path = state / RENDEZVOUS_FILE
+    record = _record(path)
+    if token is None and (state / TOKEN_FILE).exists():
+        token = read_token(state / TOKEN_FILE)
+    return AmClient(record.http.rstrip("/"), token, where.timeout_s, str(path))
+
+
+def _record(path: Path) -> Rendezvous:
+    try:
+        return decode_rendezvous(path.read_bytes()[: 1 << 16])
+    except FileNotFoundError as error:
+        raise CommandError(
+            Outcome.UNREACHABLE,
+            f"no Application Master runs with the state directory {path.parent}",
+            "start one with `tarn local`, or name another with --am, --zk-ensemble, --name or --state-dir",
+        ) from error
+    except (OSError, EndpointError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is not a rendezvous record"
+        raise CommandError(Outcome.UNREACHABLE, f"cannot read {path} ({cause})", "is --state-dir the directory of `tarn local`?") from error

@@ -1,0 +1,74 @@
+"""`tarn logs [INSTANCE]`: the logs of Triton, the agent and supervisord, through the AM."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import click
+
+from tarn_am.cli import fleet
+from tarn_am.cli.client import AmClient
+from tarn_am.cli.options import with_am
+from tarn_am.cli.outcome import CommandError, Outcome
+
+
+@click.command(
+    "logs",
+    short_help="Show the log of an instance.",
+    epilog="\b\nExamples:\n  tarn logs 2\n  tarn logs -f 2 --source agent\n  tarn logs --lines 20        (all instances)",
+)
+@with_am
+@click.argument("instance", required=False)
+@click.option("-f", "--follow", is_flag=True, help="go on with what is added, until Ctrl-C")
+@click.option("--source", type=click.Choice(["triton", "agent", "supervisord"]), default="triton", show_default=True, help="whose log")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0, 100_000),
+    default=100,
+    metavar="N",
+    show_default=True,
+    help="begin with so many of the last lines",
+)
+def command(client: AmClient, instance: str | None, follow: bool, source: str, lines: int) -> None:
+    """Show the log of INSTANCE (a container id or its last number), or of all instances, each line with its instance's number."""
+    known = fleet.placed(client.status())
+    if instance is not None:
+        wanted = [fleet.resolve(instance, known)]
+    elif known:
+        wanted = known
+    else:
+        raise CommandError(Outcome.FAILED, "there is no instance yet", "`tarn status` says what the fleet is at")
+    if len(wanted) == 1:
+        for line in client.log_lines(wanted[0], source, lines, follow):
+            click.echo(line)
+    else:
+        for line in _together(client, wanted, source, lines, follow):
+            click.echo(line)
+
+
+def _together(client: AmClient, containers: list[str], source: str, lines: int, follow: bool) -> Iterator[str]:
+    """The lines of several logs as they come, each behind the number of its instance."""
+    arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    for container in containers:
+        threading.Thread(target=_read, args=(client, container, source, lines, follow, arrived), daemon=True).start()
+    open_logs = len(containers)
+    while open_logs:
+        line = arrived.get()
+        if line is None:
+            open_logs -= 1
+        else:
+            yield line
+
+
+def _read(client: AmClient, container: str, source: str, lines: int, follow: bool, arrived: queue.SimpleQueue[str | None]) -> None:
+    prefix = f"{fleet.short(container):>3} | "
+    try:
+        for line in client.log_lines(container, source, lines, follow):
+            arrived.put(prefix + line)
+    except CommandError as error:
+        arrived.put(prefix + f"(tarn: {error.line})")
+    finally:
+        arrived.put(None)

@@ -1,0 +1,155 @@
+"""The `tarn` command: one group, one file a verb. A verb's module is imported only when it is used, so that `tarn status`
+does not wait for the Application Master's libraries.
+
+Whatever happens, a person sees one line that names the thing, the value and the fix, and a script one of the exit codes of
+`tarn_am.cli.outcome`. A traceback is a defect.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from tarn_am.cli import outcome
+from tarn_am.cli.client import clean
+from tarn_am.cli.options import connection, merged
+from tarn_am.cli.outcome import CommandError, Outcome
+from tarn_common import __version__
+
+_VERBS = {
+    "local": "Run an application on this machine: the AM in the foreground, real Tritons under it.",
+    "status": "Show the fleet: what serves, what does not, and why.",
+    "instances": "List the instances that serve, with their addresses and models.",
+    "scale": "Set the number of instances.",
+    "drain": "Take one instance out without losing a request; it is replaced.",
+    "logs": "Show the log of Triton, the agent or supervisord of an instance.",
+    "model": "Load, unload or reload one model in one instance.",
+    "config": "Show the settings of the Application Master, secrets blanked.",
+    "stop": "Drain everything and end the application.",
+    "completion": "Print the completion script of a shell.",
+}
+
+_EPILOG = f"""\b
+Examples:
+  tarn local --model-repository examples/models --min-instances 2
+  tarn status
+  tarn scale 3 --wait
+  tarn --am http://am.example.com:8888 --token-file token instances --json
+
+The options above say which Application Master a verb speaks to, and may stand behind the verb as well: --am, else
+--zk-ensemble (and --application), else the state directory of `tarn local` (--state-dir, or --name below $TARN_HOME,
+which is ~/.local/state/tarn where it is not set). The words in brackets are the variables of the environment.
+
+\b
+Exit codes:
+{outcome.table()}
+"""
+
+
+class Verbs(click.Group):
+    """A group that knows its verbs' one-line helps and imports the rest on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        # On demand: see the module's docstring.
+        found = importlib.import_module(f"tarn_am.cli.{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(_VERBS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _VERBS and not name.startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(name, _VERBS, n=1)
+            raise click.UsageError(
+                f"{name!r} is no verb" + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(_VERBS)}"), ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    "tarn",
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120, "auto_envvar_prefix": None},
+    epilog=_EPILOG,
+    subcommand_metavar="VERB …",
+)
+@click.version_option(__version__, message="tarn %(version)s")
+@connection
+@click.pass_context
+def group(ctx: click.Context, /, **given: Any) -> None:
+    """Run NVIDIA Triton as an elastic, self-healing fleet.
+
+    `tarn VERB --help` has the options and examples of each verb.
+    """
+    ctx.obj = merged(ctx, given)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: runs one verb and exits with its Outcome."""
+    status = run(sys.argv[1:] if arguments is None else arguments)
+    _flush()
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one verb; returns the exit status, having said on stderr what went wrong."""
+    verb = next((word for word in arguments if word in _VERBS), "")
+    name = f"tarn {verb}".rstrip()
+    try:
+        result = group.main(list(arguments), prog_name="tarn", standalone_mode=False)
+        return result if isinstance(result, int) else Outcome.OK
+    except CommandError as error:
+        return _complain(name, error.line, error.outcome)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return Outcome.USAGE
+    except click.UsageError as error:
+        return _complain(error.ctx.command_path if error.ctx else name, _usage(error), Outcome.USAGE)
+    except click.ClickException as error:
+        return _complain(name, error.format_message(), Outcome.FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(err=True)
+        return Outcome.INTERRUPTED
+    except BrokenPipeError:  # `tarn logs | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Outcome.OK
+
+
+def _complain(name: str, line: str, status: Outcome) -> int:
+    click.echo(f"{name}: {clean(line)}", err=True)
+    return status
+
+
+def _usage(error: click.UsageError) -> str:
+    """One line: what was wrong, what was meant, where the rest is."""
+    text = " ".join(error.format_message().split())
+    if isinstance(error, click.NoSuchOption):
+        known = [name for parameter in (error.ctx.command.params if error.ctx else ()) for name in parameter.opts]
+        near = difflib.get_close_matches(error.option_name, known, n=1)
+        text = f"{error.option_name!r} is no option of this verb" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"{text} (see {error.ctx.command_path} --help)" if error.ctx and not text.endswith("--help)") else text
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()
