@@ -37,16 +37,17 @@ class AmClient:
     timeout_s: float = 10.0
     origin: str = "--am"
 
-    def status(self, after: str = "", wait_s: float = 0.0) -> dict[str, Any]:
-        """The fleet's view as `/status` has it; with `after`, as soon as its version differs from that, at most `wait_s` later."""
-        return _object(self._ask("GET", "/status" + _watch(after, wait_s), extra_s=wait_s))
+    def status(self) -> dict[str, Any]:
+        """The fleet's view as `/status` has it."""
+        return self._object(self._ask("GET", "/status"), "version", "listing_version", "counts", "instances", "ended")
 
     def instances(self, after: str = "", wait_s: float = 0.0) -> dict[str, Any]:
-        """The READY instances, as `/instances` has them in JSON; `after` and `wait_s` as in `status`."""
-        return _object(self._ask("GET", "/instances" + _watch(after, wait_s), extra_s=wait_s))
+        """The READY instances, as `/instances` has them in JSON; with `after`, as soon as the list's version is another, at most `wait_s` later."""
+        query = "?" + urlencode({"watch": after, "timeout": f"{wait_s:g}"}) if after else ""
+        return self._object(self._ask("GET", "/instances" + query, extra_s=wait_s), "version", "instances")
 
     def config(self) -> dict[str, Any]:
-        return _object(self._ask("GET", "/config"))
+        return self._object(self._ask("GET", "/config"))
 
     def healthy(self) -> bool:
         """Whether something at the address answers at all."""
@@ -102,7 +103,7 @@ class AmClient:
             connection = self._connect(timeout_s)
             connection.request(method, self._path(path), data, headers)
             response = connection.getresponse()
-            if response.status == 200:
+            if response.status in (200, 202):
                 return response
             raise self._refused(response.status, response.read(1 << 16))
         except (OSError, http.client.HTTPException) as error:
@@ -138,7 +139,7 @@ class AmClient:
         )
 
     def _refused(self, status: int, body: bytes) -> CommandError:
-        if status in (401, 403):
+        if status == 401:
             held = "wants another token than the one given" if self.token is not None else "wants a token"
             return CommandError(
                 Outcome.UNAUTHORISED,
@@ -146,20 +147,16 @@ class AmClient:
                 "give --token-file (or TARN_TOKEN_FILE); that of `tarn local` is the file `token` in its state directory",
             )
         try:
-            answer = _object(json.loads(body))
+            answer = self._object(json.loads(body), "error")
             text, fix = clean(str(answer["error"])), clean(str(answer.get("fix") or ""))
-        except (ValueError, KeyError, CommandError):
+        except (ValueError, CommandError):
             if status < 500:
                 return self._stranger()
             text, fix = f"the Application Master at {self.base} answered {status}", "its log has the cause"
-        return CommandError(Outcome.FAILED, text, fix)
+        return CommandError(Outcome.UNAUTHORISED if status == 403 else Outcome.FAILED, text, fix)
 
-
-def _watch(after: str, wait_s: float) -> str:
-    return "?" + urlencode({"watch": after, "timeout": f"{wait_s:g}"}) if after else ""
-
-
-def _object(answer: Any) -> dict[str, Any]:
-    if not isinstance(answer, dict):
-        raise CommandError(Outcome.UNREACHABLE, "the answer is not an Application Master's", "is --am the base URL of its HTTP API?")
-    return cast("dict[str, Any]", answer)
+    def _object(self, answer: Any, *keys: str) -> dict[str, Any]:
+        """`answer` as a JSON object that has `keys`: anything else is not from an Application Master."""
+        if not isinstance(answer, dict) or any(key not in answer for key in keys):
+            raise self._stranger()
+        return cast("dict[str, Any]", answer)

@@ -26,7 +26,7 @@ from tarn_am.cli.outcome import CommandError, Outcome
 @click.option(
     "-n",
     "--lines",
-    type=click.IntRange(0, 100_000),
+    type=click.IntRange(0, 10_000),
     default=100,
     metavar="N",
     show_default=True,

@@ -124,6 +124,13 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo(err=True)
         return Outcome.INTERRUPTED
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # The answer of a strange server, or of another version of TARN, lacks what a verb reads. A traceback tells no user more.
+        if os.environ.get("TARN_TRACEBACK"):
+            raise
+        return _complain(
+            name, f"cannot make sense of the answer ({type(error).__name__}: {error}); is it of another version?", Outcome.FAILED
+        )
     except BrokenPipeError:  # `tarn logs | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Outcome.OK

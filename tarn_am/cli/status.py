@@ -39,7 +39,7 @@ def command(client: AmClient, as_json: bool, watch: bool) -> None:
             return
         shown = status["version"]
         while status["version"] == shown:
-            status = waiting.next_status(client, status, 10.0)
+            status = waiting.next_status(client, status, 1.0)
 
 
 def page(status: dict[str, Any], colours: bool) -> str:
@@ -58,13 +58,25 @@ _HEADINGS = ("INSTANCE", "NODE", "PHASE", "FOR", "ADDRESS", "MODELS", "IN FLIGHT
 
 def _headline(status: dict[str, Any], colours: bool) -> str:
     counts = status["counts"]
-    ready, wanted = counts["ready"], counts["wanted"]
-    word, colour = ("SERVING", "green") if ready and ready >= wanted else ("DEGRADED", "yellow") if ready else ("NOT SERVING", "red")
-    if status["shutting_down"]:
-        word, colour = "STOPPING", "yellow"
+    word, colour = _verdict(status)
     word = click.style(word, fg=colour, bold=True) if colours else word
     why = status["halted"] or status["verdict"]
-    return f"{word}  {ready} of {wanted} instances READY" + (f"\n{clean(why)}" if why else "")
+    return f"{word}  {counts['ready']} of {counts['wanted']} instances READY" + (f"\n{clean(why)}" if why else "")
+
+
+def _verdict(status: dict[str, Any]) -> tuple[str, str]:
+    """The word and its colour: the same words as the dashboard's."""
+    counts = status["counts"]
+    if status["shutting_down"]:
+        return "STOPPING", "yellow"
+    if counts["ready"]:
+        whole = counts["ready"] >= counts["wanted"] and not status["halted"] and not counts["unready"]
+        return ("SERVING", "green") if whole else ("DEGRADED", "yellow")
+    if not counts["wanted"] and not status["halted"]:
+        return "IDLE", "yellow"
+    served = any("READY" in one["phases"] for one in [*status["instances"], *status["ended"]])
+    troubled = status["halted"] or counts["unready"] or counts["failed_total"] or served
+    return ("NOT SERVING", "red") if troubled else ("STARTING", "yellow")
 
 
 def _counts(status: dict[str, Any]) -> str:

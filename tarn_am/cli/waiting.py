@@ -11,8 +11,7 @@ from tarn_am.cli.client import AmClient
 from tarn_am.cli.outcome import CommandError, Outcome
 from tarn_am.cli.render import Progress
 
-_LOOK_S = 0.2
-_ASK_S = 2.0
+_LOOK_S = 0.25
 
 
 def until(client: AmClient, done: Callable[[dict[str, Any]], bool], limit_s: float, what: str) -> dict[str, Any]:
@@ -32,16 +31,13 @@ def until(client: AmClient, done: Callable[[dict[str, Any]], bool], limit_s: flo
                     "`tarn status` shows how far it is",
                 )
             progress.show(fleet.motion(status) or status["verdict"])
-            status = next_status(client, status, min(left, _ASK_S))
+            status = next_status(client, status, min(left, _LOOK_S))
         return status
     finally:
         progress.clear()
 
 
-def next_status(client: AmClient, status: dict[str, Any], wait_s: float) -> dict[str, Any]:
-    """The status after `status`; not more than a few a second, however fast the fleet changes."""
-    began = time.monotonic()
-    following = client.status(status["version"], wait_s)
-    # A fleet that reports all the time would make this loop spin; nobody reads faster than this.
-    time.sleep(max(0.0, min(_LOOK_S, wait_s) - (time.monotonic() - began)))
-    return following
+def next_status(client: AmClient, status: dict[str, Any], wait_s: float = _LOOK_S) -> dict[str, Any]:
+    """The status after `status`: at once when the list of READY instances changes, else after `wait_s`."""
+    client.instances(status["listing_version"], wait_s)
+    return client.status()
