@@ -42,10 +42,10 @@ class Credentials:
 def encode(credentials: Credentials) -> bytes:
     """The bytes of a version 0 file: also what a ContainerLaunchContext's `tokens` holds."""
     out = bytearray(_MAGIC + b"\x00")
-    out += _vint(len(credentials.tokens))
+    out += vint(len(credentials.tokens))
     for alias, token in credentials.tokens.items():
         out += _text(alias) + _blob(token.identifier) + _blob(token.password) + _text(token.kind) + _text(token.service)
-    out += _vint(len(credentials.secrets))
+    out += vint(len(credentials.secrets))
     for name, value in credentials.secrets.items():
         out += _text(name) + _blob(value)
     return bytes(out)
@@ -59,7 +59,7 @@ def decode(data: bytes) -> Credentials:
         raise CredentialsError("the credentials file has version 1 (protobuf); write it with version 0 (Writable)")
     if data[4:5] != b"\x00":
         raise CredentialsError(f"the credentials file has the unknown version {data[4:5].hex() or 'none'}")
-    reader = _Reader(data, 5)
+    reader = WritableReader(data, 5)
     tokens: dict[str, Token] = {}
     for _ in range(reader.count()):
         alias, identifier, password = reader.text(), reader.blob(), reader.blob()
@@ -92,7 +92,8 @@ def write(path: Path, credentials: Credentials) -> None:
     temporary.replace(path)
 
 
-def _vint(value: int) -> bytes:
+def vint(value: int) -> bytes:
+    """Hadoop's variable-length integer (WritableUtils.writeVLong)."""
     if -112 <= value <= 127:
         return bytes([value & 0xFF])
     marker, magnitude = (-112, value) if value >= 0 else (-120, ~value)
@@ -101,14 +102,16 @@ def _vint(value: int) -> bytes:
 
 
 def _blob(value: bytes) -> bytes:
-    return _vint(len(value)) + value
+    return vint(len(value)) + value
 
 
 def _text(value: str) -> bytes:
     return _blob(value.encode())
 
 
-class _Reader:
+class WritableReader:
+    """Hadoop's Writable integers, texts and byte strings, from a position on. Raises CredentialsError where they are torn."""
+
     def __init__(self, data: bytes, at: int) -> None:
         self._data, self._at = data, at
 

@@ -1,0 +1,1 @@
+"""Hadoop spoken natively: RPC, tokens, addresses. Knows Hadoop and nothing of TARN."""

@@ -1,0 +1,1 @@
+"""Generated from proto/tarn_am/hadoop/pb by scripts/protos."""
