@@ -48,6 +48,7 @@ class AgentSettings:
     grpc_port: int = setting(0, doc="Triton's gRPC port; 0: a free one", env="TARN_GRPC_PORT", low=0, high=65535)
     metrics_port: int = setting(0, doc="Triton's metrics port; 0: a free one", env="TARN_METRICS_PORT", low=0, high=65535)
     triton_bin: str = setting("tritonserver", doc="the tritonserver program", env="TARN_TRITON_BIN")
+    triton_backends: str = setting("", doc="directory of Triton's back ends; empty: Triton's own", env="TARN_TRITON_BACKENDS")
     triton_args: str = setting("", doc="more arguments for tritonserver: base64 of a JSON list", env="TARN_TRITON_ARGS")
     user_env: str = setting("", doc="variables for tritonserver: base64 of a JSON object", env="TARN_USER_ENV")
     accept_s: float = setting(120.0, doc="how long to wait for an AM to accept this container", env="TARN_ACCEPT_S", unit="s", low=1)
@@ -74,6 +75,7 @@ class AgentSettings:
     log_level: str = setting("INFO", doc="DEBUG, INFO, WARNING or ERROR", env="TARN_LOG_LEVEL")
     webhdfs: str = setting("", doc="http(s) address of WebHDFS for hdfs:// repositories; empty: native RPC", env="TARN_WEBHDFS")
     hadoop_conf_dir: str = setting("", doc="Hadoop's configuration directory", env="HADOOP_CONF_DIR")
+    hadoop_user: str = setting("", doc="the user towards a Hadoop without Kerberos; empty: the process's own", env="HADOOP_USER_NAME")
 
     @property
     def announced_host(self) -> str:
