@@ -23,12 +23,14 @@ def _at_once(signum: int, frame: FrameType | None) -> None:
 signal.signal(signal.SIGTERM, _at_once)
 signal.signal(signal.SIGINT, _at_once)
 
+import contextlib  # noqa: E402
 import ctypes  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from supervisor import events  # noqa: E402
+from supervisor.medusa import asyncore_25 as asyncore  # noqa: E402
 from supervisor.options import ServerOptions  # noqa: E402
 from supervisor.states import SupervisorStates  # noqa: E402
 from supervisor.supervisord import Supervisor  # noqa: E402
@@ -54,7 +56,8 @@ class Container(Supervisor):  # type: ignore[misc]  # supervisor has no types
     def runforever(self) -> None:
         events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
         events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)
-        super().runforever()
+        with contextlib.suppress(asyncore.ExitNow):
+            super().runforever()
 
     def _on_fatal(self, event: Any) -> None:
         if event.process.config.name == "agent":
