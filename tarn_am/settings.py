@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tarn_common.endpoint import DEFAULT_ZK_PATH
+from tarn_common.endpoint import DEFAULT_ZK_PATH, check_ensemble
 from tarn_common.settings import SettingsError, setting
 
 
@@ -27,7 +27,7 @@ class AmSettings:
     port: int = setting(0, doc="Triton's HTTP port; 0: a free one for each instance", env="TARN_PORT", low=0, high=65535)
     grpc_port: int = setting(0, doc="Triton's gRPC port; 0: a free one", env="TARN_GRPC_PORT", low=0, high=65535)
     metrics_port: int = setting(0, doc="Triton's metrics port; 0: a free one", env="TARN_METRICS_PORT", low=0, high=65535)
-    zk_ensemble: str = setting("", doc="ZooKeeper hosts, host:port,…; empty: no ZooKeeper", env="TARN_ZK_ENSEMBLE")
+    zk_ensemble: str = setting("", doc="ZooKeeper hosts, host:port,…; empty: no ZooKeeper", env="TARN_ZK_ENSEMBLE", check=check_ensemble)
     zk_path: str = setting(DEFAULT_ZK_PATH, doc="znode under which instances announce themselves", env="TARN_ZK_PATH")
     zk_session_s: float = setting(10.0, doc="ZooKeeper session time-out", env="TARN_ZK_SESSION_S", unit="s", low=1, high=300)
     zk_digest_file: str = setting("", doc="file with user:password for ZooKeeper's digest ACLs", env="TARN_ZK_DIGEST_FILE")
@@ -57,3 +57,5 @@ class AmSettings:
             )
         if self.model_failure not in ("strict", "partial"):
             raise SettingsError(f"--model-failure={self.model_failure!r} is not one of strict, partial")
+        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise SettingsError(f"--log-level={self.log_level!r} is not one of DEBUG, INFO, WARNING, ERROR")

@@ -34,7 +34,8 @@ def sentence(exit_status: int | None, diagnostics: str, said: str) -> str:
     """`said` is the reason that the agent gave before it ended, and wins over numbers."""
     if said:
         return said
-    return "; ".join(part for part in (_meaning(exit_status), diagnostics.strip()) if part)
+    ours = exit_status is not None and by_status(exit_status) is not None
+    return "; ".join(part for part in (_meaning(exit_status), "" if ours else diagnostics.strip()) if part)
 
 
 def _meaning(exit_status: int | None) -> str:
