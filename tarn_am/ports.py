@@ -132,7 +132,9 @@ class BadRequest(Exception):
 class Fleet(Protocol):
     """The one owner of the fleet's state, as everything else sees it."""
 
-    def view(self) -> FleetView: ...
+    def view(self) -> FleetView:
+        """What is known now. Its `at` is when the owner's loop last turned, two seconds ago at most while it does, whether or not
+        anything else changed: by that others see that it is stuck. Between two changes the same object is returned."""
 
     async def changed(self, version: str) -> FleetView:
         """Returns as soon as `view().version` differs from `version`."""
