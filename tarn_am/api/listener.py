@@ -49,7 +49,7 @@ class Connection(web.RequestHandler):
             auto_decompress=False,
             max_line_size=8190,
             max_field_size=8190,
-            lingering_time=2.0,
+            lingering_time=1.0,
         )
         self._listener = listener
         self._following: asyncio.Task[None] | None = None

@@ -39,7 +39,7 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tarn_cpu_utilization": ("Utilisation of the node's processors, 0 to 1.", _CONTAINER),
     "tarn_gpu_utilization": ("Utilisation of a GPU, 0 to 1.", _GPU),
     "tarn_gpu_memory_used": ("Memory in use on a GPU, in bytes.", _GPU),
-    "tarn_gpu_memory_total": ("Memory of a GPU, in bytes.", _GPU),
+    "tarn_gpu_memory_total_bytes": ("Memory of a GPU, in bytes.", _GPU),
     "tarn_gpu_temperature_celsius": ("Temperature of a GPU.", _GPU),
     "tarn_gpu_power_watts": ("Power drawn by a GPU.", _GPU),
     "tarn_gpu_last_xid": ("The last XID error of a GPU.", _GPU),
@@ -179,7 +179,7 @@ def _instance(series: Series, instance: Instance, now: float, stale_s: float) ->
 def _gpu(series: Series, gpu: GpuSample, labels: tuple[str, str, str]) -> None:
     series.put("tarn_gpu_utilization", gpu.utilization, *labels)
     series.put("tarn_gpu_memory_used", gpu.memory_used, *labels)
-    series.put("tarn_gpu_memory_total", gpu.memory_total, *labels)
+    series.put("tarn_gpu_memory_total_bytes", gpu.memory_total, *labels)
     series.put("tarn_gpu_temperature_celsius", gpu.temperature, *labels)
     series.put("tarn_gpu_power_watts", gpu.power, *labels)
     series.put("tarn_gpu_last_xid", gpu.last_xid, *labels)

@@ -46,9 +46,10 @@ class ApiServer:
         self._metrics = Metrics(settings.silent_s)
         self._refused = Repeats()
         self._listener = Listener(self._handle, clock, max_connections, each_second=self._tell_refusals)
+        self._listing = Listing(fleet, max_waiting=max_connections * 3 // 4)
         self._routes = _table(
             [
-                *Listing(fleet, max_waiting=max_connections * 3 // 4).routes(),
+                *self._listing.routes(),
                 *Observed(fleet, settings, clock, self._metrics).routes(),
                 *Orders(fleet).routes(),
                 *Logs(fleet).routes(),
@@ -64,6 +65,11 @@ class ApiServer:
 
     async def close(self) -> None:
         await self._listener.close()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for the list to change."""
+        return self._listing.waiting
 
     async def _handle(self, request: BaseRequest) -> web.StreamResponse:
         path, tail = _split(request)

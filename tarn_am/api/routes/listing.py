@@ -36,7 +36,7 @@ class Listing:
 
     def __init__(self, fleet: Fleet, max_waiting: int) -> None:
         self._fleet, self._max_waiting = fleet, max_waiting
-        self._waiting = 0
+        self.waiting = 0
         self._rendered: dict[bool, Rendered] = {}
 
     def routes(self) -> list[Route]:
@@ -64,18 +64,18 @@ class Listing:
         view = self._fleet.view()
         if view.listing_version != known or not wait_s:
             return view
-        if self._waiting >= self._max_waiting:
+        if self.waiting >= self._max_waiting:
             raise ApiError(
-                503, f"{self._waiting} requests wait for a change already", "ask again later, or without watch", {"Retry-After": "5"}
+                503, f"{self.waiting} requests wait for a change already", "ask again later, or without watch", {"Retry-After": "5"}
             )
-        self._waiting += 1
+        self.waiting += 1
         try:
             with call.connection.cancelled_when_gone():
                 return await asyncio.wait_for(self._changed(known, views.is_complete(view)), wait_s)
         except asyncio.TimeoutError:
             return self._fleet.view()
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
 
     async def _changed(self, known: str, complete: bool) -> FleetView:
         if complete:

@@ -32,7 +32,10 @@ class Logs:
         instance = instance_named(call.tail)
         source, lines, follow = _source(call), _lines(call), _follow(call)
         with call.connection.cancelled_when_gone():
-            tail = self._fleet.tail(instance, source, lines, follow)
+            try:
+                tail = self._fleet.tail(instance, source, lines, follow)
+            except _REFUSALS as error:
+                raise fleet_error(error) from error
             first = asyncio.ensure_future(_next(tail))
             try:
                 return await _stream(call, tail, first)

@@ -74,7 +74,8 @@ def instance_named(text: str) -> ContainerId:
     try:
         return container_id(text)
     except IdError as error:
-        raise ApiError(400, str(error)[:300], "GET /status lists the instances") from error
+        sentence = str(error) if len(text) <= 80 else f"{text[:77]!a}... is not a container id"
+        raise ApiError(400, sentence, "GET /status lists the instances") from error
 
 
 def fleet_error(error: Exception) -> ApiError:

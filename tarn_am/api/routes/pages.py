@@ -60,20 +60,13 @@ class Pages:
         """The form: a token opens a session, `leave` ends it."""
         fields = _fields(call.body)
         if "leave" in fields:
-            response = web.Response(status=303, headers={**COMMON, "Location": "dashboard"})
-            response.del_cookie(self._tokens.cookie, path=None)  # type: ignore[arg-type]  # None: the page's own directory
-            return response
+            return self._to_page("", 0)
         if not self._tokens.required:
             raise ApiError(400, "this application has no token", "open the dashboard")
         if not self._tokens.matches(fields.get("token", "").strip()):
             self._on_refusal(call.who)
             return self._form("That is not this application's token.")
-        response = web.Response(status=303, headers={**COMMON, "Location": "dashboard"})
-        response.set_cookie(
-            self._tokens.cookie, self._tokens.session(self._clock.wall()),
-            path=None, max_age=int(SESSION_S), httponly=True, samesite="Strict",  # type: ignore[arg-type]
-        )  # fmt: skip
-        return response
+        return self._to_page(self._tokens.session(self._clock.wall()), int(SESSION_S))
 
     async def file(self, call: Call) -> web.StreamResponse:
         if not call.tail:
@@ -84,6 +77,11 @@ class Pages:
         if call.request.headers.get("If-None-Match") == headers["ETag"]:
             return web.Response(status=304, headers=headers)
         return web.Response(body=body, headers=headers)
+
+    def _to_page(self, session: str, max_age_s: int) -> web.Response:
+        """The cookie has no Path: it goes back to the page's own directory, whatever prefix a gateway put before it."""
+        cookie = f"{self._tokens.cookie}={session}; Max-Age={max_age_s}; HttpOnly; SameSite=Strict"
+        return web.Response(status=303, headers={**COMMON, "Location": "dashboard", "Set-Cookie": cookie})
 
     def _form(self, complaint: str) -> web.Response:
         return answer(page.login(complaint).encode(), HTML, 401, PAGE)
