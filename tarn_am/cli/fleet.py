@@ -85,25 +85,23 @@ def settled(status: Status, wanted: int) -> bool:
     return status["counts"]["wanted"] == wanted and len(instances(status)) == wanted and status["counts"]["ready"] == wanted
 
 
-def changes(before: Status | None, after: Status) -> list[str]:
-    """One sentence for each phase that was entered between two views, oldest first; instances that came and went are told too."""
-    told = {_key(one): one["phase"] for one in [*before["instances"], *before["ended"]]} if before else {}
-    fresh = [one for one in [*after["ended"], *after["instances"]] if told.get(_key(one)) != one["phase"]]
-    return [
-        _sentence(one) for one in sorted(fresh, key=lambda one: float(one["since_at"])) if one["phase"] not in ("REQUESTED", "ALLOCATED")
-    ]
+def news(before: Status | None, after: Status) -> list[str]:
+    """What happened between two views, a sentence each, oldest first; with no view before, all that is still told."""
+    known = {_mark(one) for one in before["happenings"]} if before else set()
+    return [told(after, one) for one in after["happenings"] if _mark(one) not in known]
 
 
-def _key(record: Record) -> str:
-    return str(record["container_id"] or record["ask_id"])
+def _mark(happening: Record) -> tuple[float, str, str]:
+    return (happening["at"], happening["sentence"], happening["container_id"] or "")
 
 
-def _sentence(record: Record) -> str:
-    name, phase, reason = f"instance {short(record['container_id'])}", record["phase"], record["reason"]
-    tail = f": {reason}" if reason else ""
-    if phase == "READY":
+def told(status: Status, happening: Record) -> str:
+    """A line of the fleet's history for a person: with the instance's number, and its address when it is READY."""
+    container, sentence = happening["container_id"], happening["sentence"]
+    if not container:
+        return str(sentence)
+    record = find(status, container) if sentence == "is READY" else None
+    if record is not None and record["phase"] == "READY":
         names = ", ".join(m["name"] for m in record["models"] if m["state"] == "READY") or "no models"
-        return f"{name} is READY at {address(record)} with {names}{tail}"
-    if phase == "LAUNCHED":
-        return f"{name} was launched on {record['node'] or 'this machine'}"
-    return f"{name} is {phase}{tail}"
+        sentence = f"is READY at {address(record)} with {names}"
+    return f"instance {short(container)} {sentence}"

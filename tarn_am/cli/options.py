@@ -70,11 +70,22 @@ def _metavar(name: str, kind: Any, what: common.About) -> str:
 
 def load(cls: type[T], given: dict[str, Any]) -> T:
     """`cls` from the texts that click collected, then the environment. Raises CommandError with exit code 2."""
-    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    wanted = {field.name: _joined(field.name, given[field.name]) for field in fields if given.get(field.name) not in (None, ())}
+    for field in fields:
+        variable = common.about(field).env
+        if field.default is MISSING and field.name not in wanted and not os.environ.get(variable):
+            flag = "--" + field.name.replace("_", "-")
+            raise CommandError(Outcome.USAGE, f"{flag} is not given", f"give it, or {variable}: {common.about(field).doc}")
     try:
-        return common.load(cls, os.environ, {name: value for name, value in given.items() if name in names and value != ()})
+        return common.load(cls, os.environ, wanted)
     except SettingsError as error:
         raise CommandError(Outcome.USAGE, str(error)) from error
+
+
+def _joined(name: str, value: Any) -> Any:
+    """`--model a,b --model c` is three names; other repeated options may hold commas."""
+    return ",".join(value) if name == "models" and not isinstance(value, str) else value
 
 
 def connection(body: Body) -> Body:

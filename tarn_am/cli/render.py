@@ -7,9 +7,11 @@ beside a word that says the same.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -17,6 +19,7 @@ import click
 
 from tarn_am.cli.client import clean
 
+_PAUSE_S = 2.0
 _COLOURS = {
     "READY": "green",
     "STAGING": "yellow",
@@ -91,23 +94,22 @@ def staging(staged: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """One line on stderr that says how far a wait is: rewritten in place on a terminal, elsewhere a line a change."""
+    """One line that says how far a wait is: rewritten in place on a terminal, elsewhere a line a change, at most one in two seconds."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._shown = ""
+        self._written_at = -math.inf
 
     def show(self, sentence: str) -> None:
         sentence = clean(sentence).replace("\n", " ")
-        if sentence == self._shown:
+        now = time.monotonic()
+        if sentence == self._shown or (not self._live and now - self._written_at < _PAUSE_S):
             return
-        self._shown = sentence
-        if self._live:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f"\r\x1b[K{sentence[:width]}")
-        else:
-            self._stream.write(sentence + "\n")
+        self._shown, self._written_at = sentence, now
+        width = shutil.get_terminal_size().columns - 1
+        self._stream.write(f"\r\x1b[K{sentence[:width]}" if self._live else sentence + "\n")
         self._stream.flush()
 
     def say(self, sentence: str) -> None:

@@ -49,7 +49,9 @@ def page(status: dict[str, Any], colours: bool) -> str:
         parts.append(render.table(_HEADINGS, [_row(one, status["at"]) for one in status["instances"]], colours))
     recent = [*status["happenings"]][-_HAPPENINGS:]
     if recent:
-        parts.append("\n".join(f"{render.age(status['at'] - one['at']):>7} ago  {clean(one['sentence'])}" for one in reversed(recent)))
+        parts.append(
+            "\n".join(f"{render.age(status['at'] - one['at']):>7} ago  {clean(fleet.told(status, one))}" for one in reversed(recent))
+        )
     return "\n\n".join(parts)
 
 
