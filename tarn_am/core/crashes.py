@@ -21,7 +21,7 @@ _KEPT = 64
 
 @dataclass(frozen=True)
 class Crashes:
-    """`in_a_row`: failures before READY since an instance last became READY. `recent`: when the early ones were."""
+    """`in_a_row`: failures before READY since an instance last became READY. `recent`: when early failures began to come."""
 
     in_a_row: int = 0
     recent: tuple[float, ...] = ()
@@ -29,27 +29,41 @@ class Crashes:
     next_ask_at: float = 0.0
 
 
-def failed(crashes: Crashes, reason: str, ready_for_s: float | None, now: float, *, counted: bool = True) -> Crashes:
-    """After an end that nobody ordered; `ready_for_s` is how long the instance had been READY, None when it never was.
+@dataclass(frozen=True)
+class Failure:
+    """An end that nobody ordered. `ready_for_s`: how long the instance had been READY, None when it never was.
 
     `counted` False: it was no failure (a TERM from outside), so it slows the next ask but never ends the asking.
     """
-    if ready_for_s is not None and ready_for_s >= STEADY_S:
-        return replace(crashes, last_reason=reason)
-    recent = (*(at for at in crashes.recent if now - at < WINDOW_S), now)[-_KEPT:]
-    delay_s = BACKOFF.delay_s(_bursts(recent) - 1)
+
+    reason: str
+    asked_at: float
+    ready_for_s: float | None = None
+    counted: bool = True
+
+
+def failed(crashes: Crashes, failure: Failure, now: float) -> Crashes:
+    if failure.ready_for_s is not None and failure.ready_for_s >= STEADY_S:
+        return replace(crashes, last_reason=failure.reason)
+    recent = _recent(crashes, failure.asked_at, now)
     return Crashes(
-        in_a_row=crashes.in_a_row + (counted and ready_for_s is None),
+        in_a_row=crashes.in_a_row + (failure.counted and failure.ready_for_s is None),
         recent=recent,
-        last_reason=reason,
-        next_ask_at=max(crashes.next_ask_at, now + delay_s),
+        last_reason=failure.reason,
+        next_ask_at=max(crashes.next_ask_at, now + BACKOFF.delay_s(len(recent) - 1)),
     )
 
 
-def refused(crashes: Crashes, reason: str, now: float) -> Crashes:
+def refused(crashes: Crashes, reason: str, asked_at: float, now: float) -> Crashes:
     """After an ask that the cluster refused for now: no crash, but the next ask waits ever longer."""
-    recent = (*(at for at in crashes.recent if now - at < WINDOW_S), now)[-_KEPT:]
-    return replace(crashes, recent=recent, last_reason=reason, next_ask_at=max(crashes.next_ask_at, now + BACKOFF.delay_s(_bursts(recent))))
+    recent = _recent(crashes, asked_at, now)
+    return replace(crashes, recent=recent, last_reason=reason, next_ask_at=max(crashes.next_ask_at, now + BACKOFF.delay_s(len(recent))))
+
+
+def _recent(crashes: Crashes, asked_at: float, now: float) -> tuple[float, ...]:
+    """Whoever was asked for before the last failure tells nothing new by failing too: a rack, a wrong path for all."""
+    fresh = tuple(at for at in crashes.recent if now - at < WINDOW_S)
+    return fresh if fresh and asked_at < fresh[-1] else (*fresh, now)[-_KEPT:]
 
 
 def became_ready(crashes: Crashes) -> Crashes:
@@ -60,12 +74,3 @@ def became_ready(crashes: Crashes) -> Crashes:
 def forgiven() -> Crashes:
     """A person gave a new order: everything may be tried again, now."""
     return Crashes()
-
-
-def _bursts(times: tuple[float, ...]) -> int:
-    """Failures within one second of each other have one cause (a rack, a wrong path for all) and count once."""
-    bursts, last = 0, float("-inf")
-    for at in times:
-        if at - last >= 1.0:
-            bursts, last = bursts + 1, at
-    return bursts

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tarn_am.core import crashes, diagnosis
 from tarn_am.core.actions import Cancel, Release, SendDrain, SendStop, StopContainer
+from tarn_am.core.crashes import Failure
 from tarn_am.core.model import DrainOrder, Phase
 from tarn_am.core.roster import Member, Turn
 
@@ -79,7 +80,7 @@ def blame(turn: Turn, member: Member, reason: str, *, counted: bool = True) -> M
         return member
     state = turn.state
     ready_for_s = turn.now - member.served_at if member.served_at else None
-    history = crashes.failed(state.crashes, reason, ready_for_s, turn.now, counted=counted)
+    history = crashes.failed(state.crashes, Failure(reason, member.instance.asked_at, ready_for_s, counted), turn.now)
     turn.update(crashes=history, failed_total=state.failed_total + counted, owed=state.owed + 1)
     if counted and history.in_a_row >= state.policy.crash_limit and not state.halted and ready_for_s is None:
         halt(turn, f"{history.in_a_row} instances failed in a row and none became READY; the last reason: {reason}")

@@ -104,8 +104,7 @@ def _adopt(turn: Turn, event: Adopted) -> None:
 
 
 def _allocated(turn: Turn, event: ClusterAllocated) -> None:
-    known = turn.of(event.container_id)
-    if known is not None:
+    if turn.of(event.container_id) is not None or any(one.container_id == event.container_id for one in turn.state.ended):
         return
     member = turn.members.get(event.ask_id)
     if member is None or member.instance.phase is not Phase.REQUESTED:
@@ -150,7 +149,7 @@ def _ask_refused(turn: Turn, event: ClusterAskRefused) -> None:
         return
     turn.drop(member)
     if event.retry:
-        turn.update(crashes=crashes.refused(turn.state.crashes, event.reason, turn.now))
+        turn.update(crashes=crashes.refused(turn.state.crashes, event.reason, member.instance.asked_at, turn.now))
         turn.note(f"the cluster refused an ask for now: {event.reason}", severity="warning")
     else:
         ends.halt(turn, f"the cluster refused the ask: {event.reason}")

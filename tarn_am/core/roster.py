@@ -165,8 +165,8 @@ class Turn:
 
     def drop(self, member: Member) -> None:
         """Takes a member out; who had a container is remembered among the ended."""
-        self._listed = self._listed or listing_row(member.instance) is not None
-        self._draft().pop(member.instance.ask_id, None)
+        old = self._draft().pop(member.instance.ask_id, None)
+        self._listed = self._listed or listing_row(old.instance if old else None) is not None
         container = member.instance.container_id
         if container is not None:
             left = {key: ask for key, ask in self.state.by_container.items() if key != container}

@@ -1,0 +1,84 @@
+"""What a container is told: only safe values, and the user's own ones whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from tarn_agent.settings import AgentSettings
+from tarn_am.core import launch
+from tarn_am.settings import AmSettings
+from tarn_common.endpoint import HostPort
+from tarn_common.ids import ApplicationId
+from tarn_common.settings import load
+
+APPLICATION = ApplicationId("application_1700000000000_0001")
+MEETING = launch.Meeting(HostPort("node1", 5000), "/state/am.json")
+
+
+def environment(**given: Any) -> dict[str, str]:
+    return launch.environment(APPLICATION, AmSettings(model_repository="hdfs://nn/models", **given), MEETING)
+
+
+def decoded(text: str) -> Any:
+    return json.loads(base64.b64decode(text))
+
+
+def test_the_agent_reads_back_what_the_application_was_told() -> None:
+    environ = environment(
+        models=("a", "b"), model_failure="partial", port=8000, zk_ensemble="zk1:2181,zk2:2181", lease_s=30.0, drain_s=7.5, log_level="DEBUG"
+    )
+    of_the_node = {
+        "CONTAINER_ID": "container_1700000000000_0001_01_000002",
+        "HADOOP_TOKEN_FILE_LOCATION": "/tokens",
+        "TARN_LOG_DIR": "/logs",
+        "TARN_RUN_DIR": "/run",
+        "TARN_DATA_DIR": "/data",
+    }
+    agent = load(AgentSettings, {**environ, **of_the_node})
+    assert agent.application_id == APPLICATION
+    assert (agent.am, agent.rendezvous) == ("node1:5000", "/state/am.json")
+    assert (agent.models, agent.model_failure.value) == (("a", "b"), "partial")
+    assert (agent.http_port, agent.grpc_port) == (8000, 0)
+    assert (agent.zk_ensemble, agent.zk_auth) == ("zk1:2181,zk2:2181", "")
+    assert (agent.lease_s, agent.drain_s, agent.log_level) == (30.0, 7.5, "DEBUG")
+
+
+def test_every_value_is_of_the_safe_alphabet_whatever_the_user_gave() -> None:
+    environ = environment(env=('A=$(rm -rf /) "x" `y` é\n',), triton_args=("--log-verbose=1", "; echo $HOME"))
+    assert all(character.isalnum() or character in "_./:=,@%+-" for value in environ.values() for character in value)
+    assert decoded(environ["TARN_USER_ENV"]) == {"A": '$(rm -rf /) "x" `y` é\n'}
+    assert decoded(environ["TARN_TRITON_ARGS"]) == ["--log-verbose=1", "; echo $HOME"]
+
+
+@pytest.mark.parametrize("path", ["/models/$(id)", "/my models", '/a"b', "/a`b`", "/a\nb", "/modèles"])
+def test_a_repository_that_a_launch_script_would_execute_is_refused_by_name(path: str) -> None:
+    with pytest.raises(launch.LaunchError, match="TARN_MODEL_REPOSITORY"):
+        launch.environment(APPLICATION, AmSettings(model_repository=path), MEETING)
+
+
+@pytest.mark.parametrize(
+    ("pair", "told"),
+    [
+        ("NO_VALUE", "is not KEY=VALUE"),
+        ("1A=x", "is not KEY=VALUE"),
+        ("A B=x", "is not KEY=VALUE"),
+        ("A=\0", "NUL"),
+        ("NVIDIA_VISIBLE_DEVICES=all", "the cluster sets it"),
+    ],
+)
+def test_user_variables_that_cannot_be(pair: str, told: str) -> None:
+    with pytest.raises(launch.LaunchError, match=told):
+        environment(env=(pair,))
+
+
+def test_too_much_is_refused_before_a_node_chokes_on_it() -> None:
+    with pytest.raises(launch.LaunchError, match="do not fit"):
+        environment(env=("BIG=" + "x" * 60_000,))
+
+
+def test_an_empty_setting_is_left_to_the_agents_default() -> None:
+    assert not {"TARN_HTTP_PORT", "TARN_MODELS", "TARN_ZK_ENSEMBLE", "TARN_ZK_PATH", "TARN_USER_ENV"} & set(environment())
