@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from tarn_agent.core.model import GpuReading, ModelState, Ports, Progress, TritonLaunch
+from tarn_agent.core.model import FileStatus, GpuReading, ModelState, Ports, Progress, TritonLaunch
 
 
 class StageError(Exception):
@@ -19,15 +19,6 @@ class StageError(Exception):
     def __init__(self, text: str, *, retry: bool) -> None:
         super().__init__(text)
         self.retry = retry
-
-
-@dataclass(frozen=True)
-class FileStatus:
-    """A file of a store: `path` is relative to the repository, with '/' between parts. `identity` changes when the content may have."""
-
-    path: str
-    length: int
-    identity: str
 
 
 class Store(Protocol):
@@ -42,7 +33,7 @@ class Store(Protocol):
         """The URL as the user gave it, without secrets."""
 
     def listing(self, deadline_s: float) -> list[FileStatus]:
-        """All files below the repository, recursively."""
+        """All files and directories below the repository, recursively."""
 
     def read(self, file: FileStatus, offset: int, length: int, into: BinaryIO, on_bytes: Callable[[int], None]) -> None:
         """Writes `length` bytes from `offset` into `into` (positioned by the caller); calls `on_bytes` with each piece's size."""

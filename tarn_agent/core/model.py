@@ -118,3 +118,16 @@ class TritonLaunch:
     restricted_value: str = field(repr=False)
     extra_args: tuple[str, ...] = ()
     environ: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """An entry of a store: `path` is relative to the repository, with '/' between parts. `identity` changes when the content may have.
+
+    Directories are listed too (length 0), because an ensemble's version directory is empty and must exist.
+    """
+
+    path: str
+    length: int
+    identity: str
+    directory: bool = False

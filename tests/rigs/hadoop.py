@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from xml.sax.saxutils import escape
 
 import hdfs_native
 import pytest
+from hdfs import InsecureClient
 
 ROOT = Path(__file__).resolve().parents[2]
 _DEADLINE_S = 120.0
@@ -203,6 +205,8 @@ class Hdfs:
         }
         write_conf_dir(self.conf, {"core-site.xml": self._core, "hdfs-site.xml": self._hdfs})
         jars = classpath()
+        # Writes go over WebHDFS: the DataNode's Java client waits for a block to be reported before it asks for the next.
+        self._writer = InsecureClient(f"http://{self.http}", user=getpass.getuser(), timeout=_DEADLINE_S)
         package = "org.apache.hadoop.hdfs.server"
         self.namenode = Daemon("namenode", f"{package}.namenode.NameNode", self.conf, jars, scratch)
         self.datanode = Daemon("datanode", f"{package}.datanode.DataNode", self.conf, jars, scratch)
@@ -240,10 +244,7 @@ class Hdfs:
 
     def put(self, path: str, data: bytes, block_size: int = 1 << 20) -> str:
         """Writes a file (its parents too, an older one replaced) and returns the path."""
-        options = hdfs_native.WriteOptions(block_size=block_size, overwrite=True, create_parent=True)
-        with self.client.create(path, options) as writer:
-            if data:
-                writer.write(data)
+        self._writer.write(path, data=data, overwrite=True, blocksize=block_size)
         return path
 
     def put_tree(self, path: str, files: Mapping[str, bytes | None], block_size: int = 1 << 20) -> str:
@@ -257,8 +258,8 @@ class Hdfs:
             else:
                 self.put(f"{path}/{name}", data, block_size)
 
-        # Side by side, because each writer waits half a second for the report of its last block.
-        with ThreadPoolExecutor(32) as pool:
+        # Side by side, because each writer waits a third of a second for the report of its last block.
+        with ThreadPoolExecutor(8) as pool:
             list(pool.map(one, files.items()))
         return f"{self.url}{path}"
 
