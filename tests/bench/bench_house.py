@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -72,7 +73,7 @@ async def start_up(root: Path, zookeeper: ZooKeeperServer, rounds: int, table: T
         parts.setdefault("command → first answered inference", []).append(time.monotonic() - begin)
         phases = instance["phases"]
         order = ["REQUESTED", "LAUNCHED", "STAGING", "STARTING", "READY"]
-        for earlier, later in zip(order, order[1:], strict=False):
+        for earlier, later in itertools.pairwise(order):
             if earlier in phases and later in phases:
                 parts.setdefault(f"  {earlier} → {later}", []).append(phases[later] - phases[earlier])
         parts.setdefault("command → READY", []).append(phases["READY"] - wall)
