@@ -83,10 +83,10 @@ class Metrics:
 
     def page(self, view: FleetView, now: float) -> bytes:
         """The text format 0.0.4."""
-        second = int(now)
-        if self._seen is None or self._seen[0] is not view or self._seen[1] != second:
-            self._seen = (view, second, render(view, now, self._stale_s))
-        return self._seen[2] + generate_latest(self._own)
+        second, seen = int(now), self._seen
+        if seen is None or seen[0] is not view or seen[1] != second:
+            seen = self._seen = (view, second, render(view, now, self._stale_s))
+        return seen[2] + generate_latest(self._own)
 
 
 def render(view: FleetView, now: float, stale_s: float) -> bytes:

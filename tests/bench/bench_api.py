@@ -125,11 +125,11 @@ async def serve(instances: int, changing: bool) -> None:
 
 
 def _fresh(view: FleetView, now: float, number: int) -> FleetView:
-    """The view a moment later; at its beginning with samples that are fresh for an hour."""
+    """The view a moment later; the first one, and every sample, stays fresh for an hour."""
     if number:
         return replace(view, at=now, version=f"am1-{number}")
     instances = tuple(replace(i, sample=replace(i.sample, received_at=now + 3600)) for i in view.instances if i.sample)
-    return replace(view, at=now, instances=instances)
+    return replace(view, at=now + 3600, instances=instances)
 
 
 def rows(seconds: float) -> Iterator[Row]:

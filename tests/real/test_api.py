@@ -17,9 +17,10 @@ import pytest
 
 from tarn_am.api.server import ApiServer
 from tarn_am.core.model import Phase
+from tarn_am.ports import NotConnected, UnknownInstance
 from tarn_am.settings import AmSettings
 from tarn_common.ids import ContainerId
-from tests.rigs.fake_fleet import APPLICATION, FakeFleet, SetClock, container, ready
+from tests.rigs.fake_fleet import APPLICATION, FakeFleet, SetClock, container, large_view, ready
 from tests.rigs.raw_http import Answer, RawHttp
 from tests.rigs.until import until
 
@@ -418,6 +419,13 @@ class TestWhatIsObserved:
         closed.fleet.change(verdict="new")
         assert (await closed.get("/status", WITH)).json["verdict"] == "new"
 
+    async def test_a_thousand_instances_are_all_there(self) -> None:
+        async with Api(None, FakeFleet(large_view(1000))) as api:
+            assert len((await api.get("/status")).json["instances"]) == 1000
+            assert (await api.get("/instances")).body.count(b"\n") == 1000
+            assert (await api.get("/metrics")).body.count(b"tarn_container_load{") == 1000
+            assert (await api.get("/dashboard")).status == 200
+
     async def test_config_shows_settings(self, closed: Api) -> None:
         assert (await closed.get("/config", WITH)).json["model_repository"] == "/models"
 
@@ -484,6 +492,38 @@ class TestLogs:
             await until(stands_still, "the tail waits for its reader")
             assert taken * 10_000 < 64 << 20
             assert (await api.get("/health")).status == 200
+
+    async def test_refused_before_the_first_line_is_asked_for_say_why(self) -> None:
+        class Prompt(FakeFleet):
+            def tail(self, container_id: ContainerId, source: str, lines: int, follow: bool) -> AsyncIterator[str]:
+                raise UnknownInstance(f"there is no instance {container_id}")
+
+        async with Api(None, Prompt()) as api:
+            error(await api.get(f"/logs/{container(1)}"), 404)
+
+    async def test_that_break_off_say_so_at_their_end(self) -> None:
+        class Torn(FakeFleet):
+            async def tail(self, container_id: ContainerId, source: str, lines: int, follow: bool) -> AsyncIterator[str]:
+                yield "one"
+                raise NotConnected("the agent went away")
+
+        async with Api(None, Torn()) as api:
+            assert (await api.get(f"/logs/{container(1)}")).body == b"one\ntarn: the log ends here: the agent went away\n"
+
+    async def test_that_meet_a_defect_are_cut_and_not_ended(self, logged: Logged) -> None:
+        class Broken(FakeFleet):
+            async def tail(self, container_id: ContainerId, source: str, lines: int, follow: bool) -> AsyncIterator[str]:
+                yield "one"
+                raise RuntimeError("the secret inside")
+
+        async with Api(None, Broken()) as api:
+            connection = await api.connect()
+            await connection.send(f"GET /logs/{container(1)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            got = await connection.end()
+            assert b"one\n" in got
+            assert not got.endswith(b"0\r\n\r\n")
+            assert b"secret inside" not in got
+            assert "api_defect" in logged.text
 
     async def test_that_cannot_be_had_say_why(self, closed: Api) -> None:
         error(await closed.get(f"/logs/{container(9)}", WITH), 404)

@@ -149,6 +149,12 @@ class FakeFleet:
             new = replace(new, listing_version=version)
         return self.put(replace(new, counts=counts(new.counts.wanted, new.instances)))
 
+    async def turn(self) -> None:
+        """The owner's loop: while it runs, views say that it does. Without it the fleet's time stands still."""
+        while True:
+            await asyncio.sleep(0.1)
+            self.current = replace(self.current, at=self.current.at + 0.1)
+
     def view(self) -> FleetView:
         return self.current
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from aiohttp import web
 
 from tarn_am.api import metrics, verdict, views
@@ -11,6 +14,9 @@ from tarn_am.core.model import FleetView
 from tarn_am.ports import Fleet
 from tarn_am.settings import AmSettings
 from tarn_common.clock import Clock
+
+# A page of more instances than this is rendered by a thread, so that the loop, which is the fleet's too, turns on meanwhile.
+LARGE = 50
 
 
 class Observed:
@@ -30,9 +36,13 @@ class Observed:
 
     async def status(self, call: Call) -> web.StreamResponse:
         view = self._fleet.view()
-        if self._seen is None or self._seen[0] is not view:
-            self._seen = (view, dump(views.status(view)))
-        return answer(self._seen[1], JSON)
+        return answer(await _rendered(view, lambda: self._status(view)), JSON)
+
+    def _status(self, view: FleetView) -> bytes:
+        seen = self._seen
+        if seen is None or seen[0] is not view:
+            seen = self._seen = (view, dump(views.status(view)))
+        return seen[1]
 
     async def health(self, call: Call) -> web.StreamResponse:
         """200 or 503. A stranger gets one word, for the reason may name machines and models."""
@@ -44,7 +54,12 @@ class Observed:
         return json_answer(shown, 200 if found.ok else 503)
 
     async def metrics(self, call: Call) -> web.StreamResponse:
-        return answer(self._metrics.page(self._fleet.view(), self._clock.wall()), metrics.CONTENT_TYPE)
+        view, now = self._fleet.view(), self._clock.wall()
+        return answer(await _rendered(view, lambda: self._metrics.page(view, now)), metrics.CONTENT_TYPE)
 
     async def config(self, call: Call) -> web.StreamResponse:
         return json_answer(views.config(self._settings))
+
+
+async def _rendered(view: FleetView, render: Callable[[], bytes]) -> bytes:
+    return await asyncio.to_thread(render) if len(view.instances) > LARGE else render()
