@@ -8,6 +8,11 @@ from tarn_common.endpoint import DEFAULT_ZK_PATH, check_ensemble
 from tarn_common.settings import SettingsError, setting
 
 
+def _check_level(text: str) -> None:
+    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise SettingsError("give DEBUG, INFO, WARNING or ERROR")
+
+
 @dataclass(frozen=True)
 class AmSettings:
     """One application. Names follow the flags: `min_instances` is `--min-instances` and TARN_MIN_INSTANCES."""
@@ -48,7 +53,7 @@ class AmSettings:
     )
     env: tuple[str, ...] = setting((), doc="KEY=VALUE for tritonserver's environment; may be repeated", env="TARN_ENV")
     triton_args: tuple[str, ...] = setting((), doc="more arguments for tritonserver; may be repeated", env="TARN_TRITON_ARGS")
-    log_level: str = setting("INFO", doc="DEBUG, INFO, WARNING or ERROR", env="TARN_LOG_LEVEL")
+    log_level: str = setting("INFO", doc="DEBUG, INFO, WARNING or ERROR", env="TARN_LOG_LEVEL", check=_check_level)
 
     def __post_init__(self) -> None:
         if self.min_instances > self.max_instances:

@@ -30,12 +30,13 @@ def clean(text: str) -> str:
 
 @dataclass(frozen=True)
 class AmClient:
-    """One Application Master. `origin` says where its address came from, for the sentences of errors."""
+    """One Application Master. `origin` says where its address came from and `lost` what to do when it does not answer, for the sentences of errors."""
 
     base: str
     token: str | None = field(default=None, repr=False)
     timeout_s: float = 10.0
     origin: str = "--am"
+    lost: str = "is it running, and is --am the base URL of its HTTP API?"
 
     def status(self) -> dict[str, Any]:
         """The fleet's view as `/status` has it."""
@@ -128,7 +129,7 @@ class AmClient:
         return CommandError(
             Outcome.UNREACHABLE,
             f"the Application Master at {self.base} (from {self.origin}) does not answer ({clean(str(cause))})",
-            f"is it running? `tarn local` starts one on this machine, and {'another state directory' if 'am.json' in self.origin else '--am'} names another",
+            self.lost,
         )
 
     def _stranger(self) -> CommandError:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tarn_am.cli.client import AmClient
 from tarn_am.cli.outcome import CommandError, Outcome
-from tarn_common.endpoint import DEFAULT_ZK_PATH, EndpointError, Rendezvous, decode_rendezvous
+from tarn_common.endpoint import DEFAULT_ZK_PATH, EndpointError, Rendezvous, check_ensemble, decode_rendezvous
 from tarn_common.settings import SettingsError, setting
 
 RENDEZVOUS_FILE = "am.json"
@@ -36,7 +36,9 @@ class Where:
     """Which Application Master a command speaks to."""
 
     am: str = setting("", doc="base URL of the Application Master", env="TARN_AM_URL", check=_check_url)
-    zk_ensemble: str = setting("", doc="find the Application Master in this ZooKeeper, host:port,…", env="TARN_ZK_ENSEMBLE")
+    zk_ensemble: str = setting(
+        "", doc="find the Application Master in this ZooKeeper, host:port,…", env="TARN_ZK_ENSEMBLE", check=check_ensemble
+    )
     zk_path: str = setting(DEFAULT_ZK_PATH, doc="znode under which instances announce themselves", env="TARN_ZK_PATH")
     application: str = setting("", doc="application id, where ZooKeeper knows several", env="TARN_APPLICATION_ID")
     name: str = setting("tarn", doc="the application's name: its state directory is the one of that name", env="TARN_NAME")
@@ -88,7 +90,11 @@ def am_client(where: Where, token: str | None = None) -> AmClient:
     record = _record(path)
     if token is None and (state / TOKEN_FILE).exists():
         token = read_token(state / TOKEN_FILE)
-    return AmClient(record.http.rstrip("/"), token, where.timeout_s, str(path))
+    return AmClient(record.http.rstrip("/"), token, where.timeout_s, str(path), _lost(state))
+
+
+def _lost(state: Path) -> str:
+    return f"it died without an orderly end, or hangs: `tarn local --state-dir {state}` takes over what still runs"
 
 
 def _record(path: Path) -> Rendezvous:

@@ -12,6 +12,7 @@ from tarn_am.cli import fleet
 from tarn_am.cli.client import AmClient
 from tarn_am.cli.options import with_am
 from tarn_am.cli.outcome import CommandError, Outcome
+from tarn_am.cli.words import Count, Word
 
 
 @click.command(
@@ -22,11 +23,11 @@ from tarn_am.cli.outcome import CommandError, Outcome
 @with_am
 @click.argument("instance", required=False)
 @click.option("-f", "--follow", is_flag=True, help="go on with what is added, until Ctrl-C")
-@click.option("--source", type=click.Choice(["triton", "agent", "supervisord"]), default="triton", show_default=True, help="whose log")
+@click.option("--source", type=Word(["triton", "agent", "supervisord"]), default="triton", show_default=True, help="whose log")
 @click.option(
     "-n",
     "--lines",
-    type=click.IntRange(0, 10_000),
+    type=Count("lines", 10_000),
     default=100,
     metavar="N",
     show_default=True,

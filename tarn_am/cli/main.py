@@ -66,6 +66,13 @@ class Verbs(click.Group):
         assert isinstance(found, click.Command)
         return found
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `tarn logs | head`: the reader has had enough, and that is no error
+            _nobody_reads()
+            return Outcome.OK
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(_VERBS.items()))
@@ -131,9 +138,6 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(
             name, f"cannot make sense of the answer ({type(error).__name__}: {error}); is it of another version?", Outcome.FAILED
         )
-    except BrokenPipeError:  # `tarn logs | head`: the reader has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Outcome.OK
 
 
 def _complain(name: str, line: str, status: Outcome) -> int:
@@ -148,6 +152,9 @@ def _usage(error: click.UsageError) -> str:
         known = [name for parameter in (error.ctx.command.params if error.ctx else ()) for name in parameter.opts]
         near = difflib.get_close_matches(error.option_name, known, n=1)
         text = f"{error.option_name!r} is no option of this verb" + (f"; did you mean {near[0]!r}?" if near else "")
+    elif isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param is not None:
+        name = f"{max(error.param.opts, key=len)}=" if isinstance(error.param, click.Option) else ""
+        return name + error.message
     return f"{text} (see {error.ctx.command_path} --help)" if error.ctx and not text.endswith("--help)") else text
 
 
@@ -155,7 +162,12 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _nobody_reads()
+
+
+def _nobody_reads() -> None:
+    """Lets the interpreter's own last flush go nowhere, instead of into an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

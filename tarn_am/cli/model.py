@@ -7,6 +7,7 @@ import click
 from tarn_am.cli import fleet, render
 from tarn_am.cli.client import AmClient
 from tarn_am.cli.options import json_option, with_am
+from tarn_am.cli.words import Seconds, Word
 
 
 @click.command(
@@ -15,12 +16,10 @@ from tarn_am.cli.options import json_option, with_am
     epilog="\b\nExamples:\n  tarn model reload 2 identity\n  tarn model unload container_1700000000000_0001_01_000002 identity",
 )
 @with_am
-@click.argument("action", type=click.Choice(["load", "unload", "reload"]))
+@click.argument("action", type=Word(["load", "unload", "reload"]), metavar="load|unload|reload")
 @click.argument("instance")
 @click.argument("model")
-@click.option(
-    "--wait-s", type=click.FloatRange(min=0), default=600.0, metavar="SECONDS", show_default=True, help="longest wait for the model"
-)
+@click.option("--wait-s", type=Seconds(), default=600.0, metavar="SECONDS", show_default=True, help="longest wait for the model")
 @json_option
 def command(client: AmClient, action: str, instance: str, model: str, wait_s: float, as_json: bool) -> None:
     """Load, unload or reload MODEL in INSTANCE, and wait until Triton has done it.

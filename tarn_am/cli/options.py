@@ -22,6 +22,7 @@ import click
 from tarn_am.cli.client import AmClient
 from tarn_am.cli.find import Where, am_client
 from tarn_am.cli.outcome import CommandError, Outcome
+from tarn_am.cli.words import Seconds
 from tarn_common import settings as common
 from tarn_common.settings import SettingsError
 
@@ -140,7 +141,7 @@ def wait_options(default_s: float, by_default: bool = False) -> Callable[[Body],
         )
         limit = click.option(
             "--wait-s",
-            type=click.FloatRange(min=0),
+            type=Seconds(),
             default=default_s,
             metavar="SECONDS",
             show_default=True,

@@ -10,13 +10,14 @@ from tarn_am.cli import fleet, render, waiting
 from tarn_am.cli.client import AmClient
 from tarn_am.cli.options import json_option, wait_options, with_am
 from tarn_am.cli.outcome import CommandError, Outcome
+from tarn_am.cli.words import Count
 
 
 @click.command(
     "scale", short_help="Set the number of instances.", epilog="\b\nExamples:\n  tarn scale 3\n  tarn scale 1 --wait --wait-s 120"
 )
 @with_am
-@click.argument("instances", type=click.IntRange(min=0), metavar="N")
+@click.argument("instances", type=Count("instances", 10_000), metavar="N")
 @wait_options(600.0)
 @json_option
 def command(client: AmClient, instances: int, wait: bool, wait_s: float, as_json: bool) -> None:
