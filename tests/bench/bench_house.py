@@ -24,7 +24,7 @@ import psutil
 from kazoo.client import KazooClient
 
 from tests.bench.table import Table
-from tests.rigs.fleet import LocalFleet
+from tests.rigs.house import LocalFleet
 from tests.rigs.load import Load
 from tests.rigs.zookeeper import ZooKeeperServer
 
@@ -48,9 +48,9 @@ class Rig:
 
     def __init__(self, root: Path, zookeeper: ZooKeeperServer, **environ: str) -> None:
         self.fleet = LocalFleet(
-            root, TARN_ZK_ENSEMBLE=zookeeper.connect_string, TARN_ZK_PATH=ZK_PATH, TARN_MIN_INSTANCES="1", TARN_MAX_INSTANCES="4", **environ
+            root, TARN_ZK_ENSEMBLE=zookeeper.connect, TARN_ZK_PATH=ZK_PATH, TARN_MIN_INSTANCES="1", TARN_MAX_INSTANCES="4", **environ
         )
-        self.kazoo = KazooClient(zookeeper.connect_string)
+        self.kazoo = KazooClient(zookeeper.connect)
 
     async def listed(self) -> list[str]:
         text = await self.fleet.get("/instances")

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from kazoo.client import KazooClient
 
-from tests.rigs.fleet import LocalFleet
+from tests.rigs.house import LocalFleet
 from tests.rigs.load import Load
 from tests.rigs.wait import eventually
 from tests.rigs.zookeeper import ZooKeeperServer
@@ -28,7 +28,7 @@ ZK_PATH = "/house/instances"
 async def fleet(tmp_path: Path, own_zookeeper: ZooKeeperServer) -> AsyncIterator[LocalFleet]:
     house = LocalFleet(
         tmp_path / "house",
-        TARN_ZK_ENSEMBLE=own_zookeeper.connect_string,
+        TARN_ZK_ENSEMBLE=own_zookeeper.connect,
         TARN_ZK_PATH=ZK_PATH,
         TARN_ZK_SESSION_S="4",
         TARN_MIN_INSTANCES="1",
@@ -45,7 +45,7 @@ class Znodes:
     """What ZooKeeper holds under the instances' path, seen by a client of its own."""
 
     def __init__(self, server: ZooKeeperServer) -> None:
-        self._client = KazooClient(server.connect_string, timeout=10)
+        self._client = KazooClient(server.connect, timeout=10)
 
     def __enter__(self) -> Znodes:
         self._client.start(timeout=60)

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.rigs.fleet import LocalFleet
+from tests.rigs.house import LocalFleet
 from tests.rigs.wait import eventually
 
 THINK_S = 0.02
