@@ -33,10 +33,13 @@ def decode(data: bytes) -> Credentials:
             break
     if at + length > len(data):
         raise CredentialsError("the credentials file is torn: it ends in the middle of its message")
+    message = security_pb2.CredentialsProto()
     try:
-        message = security_pb2.CredentialsProto.FromString(data[at : at + length])
+        whole = message.MergeFromString(data[at : at + length]) == length and message.IsInitialized()
     except DecodeError as error:
         raise CredentialsError("the credentials file says version 1 (protobuf), but holds no such message") from error
+    if not whole:
+        raise CredentialsError("the credentials file says version 1 (protobuf), but a token in it lacks a part")
     return Credentials({entry.alias: token_of(entry.token) for entry in message.tokens}, {e.alias: e.secret for e in message.secrets})
 
 

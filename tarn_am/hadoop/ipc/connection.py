@@ -58,6 +58,7 @@ class Connection:
         self._highest_id = -1
         self._received_at = self._used_at = asyncio.get_running_loop().time()
         self._closed = False
+        self._ending: HadoopError | None = None
         self._retired = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -109,7 +110,7 @@ class Connection:
     async def call(self, call_id: int, retry: int, protocol: RpcProtocol, method: str, request: bytes, deadline_s: float) -> bytes:
         """The response's bytes. Raises RemoteError, CallLost, CallTimeout, TooLarge; Unreachable when nothing was sent."""
         if self.closed:
-            raise Unreachable(f"the connection to {self.address} has closed")
+            raise self._why_closed()
         began = asyncio.get_running_loop().time()
         self._session.call(call_id, retry, protocol, method, request)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -127,6 +128,12 @@ class Connection:
         if reply.error is not None:
             raise reply.error.at(self.address)
         return reply.body
+
+    def _why_closed(self) -> HadoopError:
+        """What ended the connection, if it says more than that it ended: nothing was sent on it."""
+        if self._ending is None or isinstance(self._ending, CallLost):
+            return Unreachable(f"the connection to {self.address} has closed")
+        return self._ending.again()
 
     def _flush(self) -> None:
         data = self._session.take()
@@ -166,7 +173,8 @@ class Connection:
         """Pings while calls wait, closes after rest."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._limits.ping_s if self._waiting else max(0.05, self._used_at + self._limits.idle_s - loop.time()))
+            rest_s = self._limits.ping_s if self._waiting else max(0.05, self._used_at + self._limits.idle_s - loop.time())
+            await asyncio.sleep(min(self._limits.ping_s, rest_s))
             if self._waiting:
                 self._session.ping()
                 self._flush()
@@ -178,7 +186,7 @@ class Connection:
         """Once: the calls in flight fail with `error`, the socket closes, the owner hears of it."""
         if self._closed:
             return
-        self._closed = True
+        self._closed, self._ending = True, error
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error.again())

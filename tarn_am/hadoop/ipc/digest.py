@@ -138,7 +138,7 @@ class DigestMd5:
     def finish(self, token: bytes) -> Layer | None:
         """Checks `rspauth`, which only a server that knows the password can make."""
         proof = parse_directives(token).get("rspauth", "")
-        if not self._session_key or not hmac.compare_digest(proof, self._proof("")):
+        if not self._session_key or not hmac.compare_digest(proof.encode(), self._proof("").encode()):
             raise AuthenticationError("the server did not prove that it knows the token's password")
         if self._protection is Protection.AUTHENTICATION:
             return None

@@ -54,9 +54,13 @@ def serialized(message: Message) -> bytes:
 def parsed(kind: type[AnyMessage], data: bytes) -> AnyMessage:
     """A message of the peer; raises ProtocolError."""
     try:
-        return kind.FromString(data)
+        message = kind.FromString(data)
     except DecodeError as error:
         raise ProtocolError(f"sent {len(data)} bytes that are no {kind.DESCRIPTOR.name}") from error
+    # The parser itself lets required fields be absent.
+    if not message.IsInitialized():
+        raise ProtocolError(f"sent a {kind.DESCRIPTOR.name} that lacks a required field")
+    return message
 
 
 def delimited(data: bytes) -> bytes:
@@ -150,8 +154,9 @@ class FrameReader:
         """What the end of the stream means for the bytes that are left: None where it fell between two frames."""
         if not self._buffer:
             return None
-        if self._first:
-            return self._out_of_range(int.from_bytes(self._buffer[:4], "big", signed=True))
+        length = int.from_bytes(self._buffer[:4], "big", signed=True)
+        if self._first and (len(self._buffer) < 4 or not 0 < length <= self._limit):
+            return self._out_of_range(length)
         return ProtocolError(f"closed the connection in the middle of a frame, after {len(self._buffer)} bytes of it")
 
     def _out_of_range(self, length: int) -> HadoopError:

@@ -24,37 +24,60 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btarn_am/hadoop/pb/rpc.proto\x12\x0btarn.hadoop\"?\n\x14UserInformationProto\x12\x15\n\reffectiveUser\x18\x01 \x01(\t\x12\x10\n\x08realUser\x18\x02 \x01(\t\"b\n\x19IpcConnectionContextProto\x12\x33\n\x08userInfo\x18\x02 \x01(\x0b\x32!.tarn.hadoop.UserInformationProto\x12\x10\n\x08protocol\x18\x03 \x01(\t\"k\n\x12RequestHeaderProto\x12\x12\n\nmethodName\x18\x01 \x02(\t\x12\"\n\x1a\x64\x65\x63laringClassProtocolName\x18\x02 \x02(\t\x12\x1d\n\x15\x63lientProtocolVersion\x18\x03 \x02(\x04\";\n\x15RPCCallerContextProto\x12\x0f\n\x07\x63ontext\x18\x01 \x02(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x88\x03\n\x15RpcRequestHeaderProto\x12*\n\x07rpcKind\x18\x01 \x01(\x0e\x32\x19.tarn.hadoop.RpcKindProto\x12@\n\x05rpcOp\x18\x02 \x01(\x0e\x32\x31.tarn.hadoop.RpcRequestHeaderProto.OperationProto\x12\x0e\n\x06\x63\x61llId\x18\x03 \x02(\x11\x12\x10\n\x08\x63lientId\x18\x04 \x02(\x0c\x12\x16\n\nretryCount\x18\x05 \x01(\x11:\x02-1\x12\x39\n\rcallerContext\x18\x07 \x01(\x0b\x32\".tarn.hadoop.RPCCallerContextProto\x12\x0f\n\x07stateId\x18\x08 \x01(\x03\x12\x1c\n\x14routerFederatedState\x18\t \x01(\x0c\"]\n\x0eOperationProto\x12\x14\n\x10RPC_FINAL_PACKET\x10\x00\x12\x1b\n\x17RPC_CONTINUATION_PACKET\x10\x01\x12\x18\n\x14RPC_CLOSE_CONNECTION\x10\x02\"\xf5\x05\n\x16RpcResponseHeaderProto\x12\x0e\n\x06\x63\x61llId\x18\x01 \x02(\r\x12\x42\n\x06status\x18\x02 \x02(\x0e\x32\x32.tarn.hadoop.RpcResponseHeaderProto.RpcStatusProto\x12\x1b\n\x13serverIpcVersionNum\x18\x03 \x01(\r\x12\x1a\n\x12\x65xceptionClassName\x18\x04 \x01(\t\x12\x10\n\x08\x65rrorMsg\x18\x05 \x01(\t\x12J\n\x0b\x65rrorDetail\x18\x06 \x01(\x0e\x32\x35.tarn.hadoop.RpcResponseHeaderProto.RpcErrorCodeProto\x12\x10\n\x08\x63lientId\x18\x07 \x01(\x0c\x12\x16\n\nretryCount\x18\x08 \x01(\x11:\x02-1\x12\x0f\n\x07stateId\x18\t \x01(\x03\x12\x1c\n\x14routerFederatedState\x18\n \x01(\x0c\"3\n\x0eRpcStatusProto\x12\x0b\n\x07SUCCESS\x10\x00\x12\t\n\x05\x45RROR\x10\x01\x12\t\n\x05\x46\x41TAL\x10\x02\"\xe1\x02\n\x11RpcErrorCodeProto\x12\x15\n\x11\x45RROR_APPLICATION\x10\x01\x12\x18\n\x14\x45RROR_NO_SUCH_METHOD\x10\x02\x12\x1a\n\x16\x45RROR_NO_SUCH_PROTOCOL\x10\x03\x12\x14\n\x10\x45RROR_RPC_SERVER\x10\x04\x12\x1e\n\x1a\x45RROR_SERIALIZING_RESPONSE\x10\x05\x12\x1e\n\x1a\x45RROR_RPC_VERSION_MISMATCH\x10\x06\x12\x11\n\rFATAL_UNKNOWN\x10\n\x12#\n\x1f\x46\x41TAL_UNSUPPORTED_SERIALIZATION\x10\x0b\x12\x1c\n\x18\x46\x41TAL_INVALID_RPC_HEADER\x10\x0c\x12\x1f\n\x1b\x46\x41TAL_DESERIALIZING_REQUEST\x10\r\x12\x1a\n\x16\x46\x41TAL_VERSION_MISMATCH\x10\x0e\x12\x16\n\x12\x46\x41TAL_UNAUTHORIZED\x10\x0f\"\xd9\x02\n\x0cRpcSaslProto\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x32\n\x05state\x18\x02 \x02(\x0e\x32#.tarn.hadoop.RpcSaslProto.SaslState\x12\r\n\x05token\x18\x03 \x01(\x0c\x12\x31\n\x05\x61uths\x18\x04 \x03(\x0b\x32\".tarn.hadoop.RpcSaslProto.SaslAuth\x1a\x64\n\x08SaslAuth\x12\x0e\n\x06method\x18\x01 \x02(\t\x12\x11\n\tmechanism\x18\x02 \x02(\t\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x10\n\x08serverId\x18\x04 \x01(\t\x12\x11\n\tchallenge\x18\x05 \x01(\x0c\"\\\n\tSaslState\x12\x0b\n\x07SUCCESS\x10\x00\x12\r\n\tNEGOTIATE\x10\x01\x12\x0c\n\x08INITIATE\x10\x02\x12\r\n\tCHALLENGE\x10\x03\x12\x0c\n\x08RESPONSE\x10\x04\x12\x08\n\x04WRAP\x10\x05*J\n\x0cRpcKindProto\x12\x0f\n\x0bRPC_BUILTIN\x10\x00\x12\x10\n\x0cRPC_WRITABLE\x10\x01\x12\x17\n\x13RPC_PROTOCOL_BUFFER\x10\x02')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btarn_am/hadoop/pb/rpc.proto\x12\x0btarn.hadoop\"?\n\x14UserInformationProto\x12\x15\n\reffectiveUser\x18\x01 \x01(\t\x12\x10\n\x08realUser\x18\x02 \x01(\t\"b\n\x19IpcConnectionContextProto\x12\x33\n\x08userInfo\x18\x02 \x01(\x0b\x32!.tarn.hadoop.UserInformationProto\x12\x10\n\x08protocol\x18\x03 \x01(\t\"\x80\x01\n\x12RequestHeaderProto\x12\x19\n\nmethodName\x18\x01 \x01(\tB\x05\xaa\x01\x02\x08\x03\x12)\n\x1a\x64\x65\x63laringClassProtocolName\x18\x02 \x01(\tB\x05\xaa\x01\x02\x08\x03\x12$\n\x15\x63lientProtocolVersion\x18\x03 \x01(\x04\x42\x05\xaa\x01\x02\x08\x03\"B\n\x15RPCCallerContextProto\x12\x16\n\x07\x63ontext\x18\x01 \x01(\tB\x05\xaa\x01\x02\x08\x03\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x96\x03\n\x15RpcRequestHeaderProto\x12*\n\x07rpcKind\x18\x01 \x01(\x0e\x32\x19.tarn.hadoop.RpcKindProto\x12@\n\x05rpcOp\x18\x02 \x01(\x0e\x32\x31.tarn.hadoop.RpcRequestHeaderProto.OperationProto\x12\x15\n\x06\x63\x61llId\x18\x03 \x01(\x11\x42\x05\xaa\x01\x02\x08\x03\x12\x17\n\x08\x63lientId\x18\x04 \x01(\x0c\x42\x05\xaa\x01\x02\x08\x03\x12\x16\n\nretryCount\x18\x05 \x01(\x11:\x02-1\x12\x39\n\rcallerContext\x18\x07 \x01(\x0b\x32\".tarn.hadoop.RPCCallerContextProto\x12\x0f\n\x07stateId\x18\x08 \x01(\x03\x12\x1c\n\x14routerFederatedState\x18\t \x01(\x0c\"]\n\x0eOperationProto\x12\x14\n\x10RPC_FINAL_PACKET\x10\x00\x12\x1b\n\x17RPC_CONTINUATION_PACKET\x10\x01\x12\x18\n\x14RPC_CLOSE_CONNECTION\x10\x02\"\x83\x06\n\x16RpcResponseHeaderProto\x12\x15\n\x06\x63\x61llId\x18\x01 \x01(\rB\x05\xaa\x01\x02\x08\x03\x12I\n\x06status\x18\x02 \x01(\x0e\x32\x32.tarn.hadoop.RpcResponseHeaderProto.RpcStatusProtoB\x05\xaa\x01\x02\x08\x03\x12\x1b\n\x13serverIpcVersionNum\x18\x03 \x01(\r\x12\x1a\n\x12\x65xceptionClassName\x18\x04 \x01(\t\x12\x10\n\x08\x65rrorMsg\x18\x05 \x01(\t\x12J\n\x0b\x65rrorDetail\x18\x06 \x01(\x0e\x32\x35.tarn.hadoop.RpcResponseHeaderProto.RpcErrorCodeProto\x12\x10\n\x08\x63lientId\x18\x07 \x01(\x0c\x12\x16\n\nretryCount\x18\x08 \x01(\x11:\x02-1\x12\x0f\n\x07stateId\x18\t \x01(\x03\x12\x1c\n\x14routerFederatedState\x18\n \x01(\x0c\"3\n\x0eRpcStatusProto\x12\x0b\n\x07SUCCESS\x10\x00\x12\t\n\x05\x45RROR\x10\x01\x12\t\n\x05\x46\x41TAL\x10\x02\"\xe1\x02\n\x11RpcErrorCodeProto\x12\x15\n\x11\x45RROR_APPLICATION\x10\x01\x12\x18\n\x14\x45RROR_NO_SUCH_METHOD\x10\x02\x12\x1a\n\x16\x45RROR_NO_SUCH_PROTOCOL\x10\x03\x12\x14\n\x10\x45RROR_RPC_SERVER\x10\x04\x12\x1e\n\x1a\x45RROR_SERIALIZING_RESPONSE\x10\x05\x12\x1e\n\x1a\x45RROR_RPC_VERSION_MISMATCH\x10\x06\x12\x11\n\rFATAL_UNKNOWN\x10\n\x12#\n\x1f\x46\x41TAL_UNSUPPORTED_SERIALIZATION\x10\x0b\x12\x1c\n\x18\x46\x41TAL_INVALID_RPC_HEADER\x10\x0c\x12\x1f\n\x1b\x46\x41TAL_DESERIALIZING_REQUEST\x10\r\x12\x1a\n\x16\x46\x41TAL_VERSION_MISMATCH\x10\x0e\x12\x16\n\x12\x46\x41TAL_UNAUTHORIZED\x10\x0f\"\xee\x02\n\x0cRpcSaslProto\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x39\n\x05state\x18\x02 \x01(\x0e\x32#.tarn.hadoop.RpcSaslProto.SaslStateB\x05\xaa\x01\x02\x08\x03\x12\r\n\x05token\x18\x03 \x01(\x0c\x12\x31\n\x05\x61uths\x18\x04 \x03(\x0b\x32\".tarn.hadoop.RpcSaslProto.SaslAuth\x1ar\n\x08SaslAuth\x12\x15\n\x06method\x18\x01 \x01(\tB\x05\xaa\x01\x02\x08\x03\x12\x18\n\tmechanism\x18\x02 \x01(\tB\x05\xaa\x01\x02\x08\x03\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x10\n\x08serverId\x18\x04 \x01(\t\x12\x11\n\tchallenge\x18\x05 \x01(\x0c\"\\\n\tSaslState\x12\x0b\n\x07SUCCESS\x10\x00\x12\r\n\tNEGOTIATE\x10\x01\x12\x0c\n\x08INITIATE\x10\x02\x12\r\n\tCHALLENGE\x10\x03\x12\x0c\n\x08RESPONSE\x10\x04\x12\x08\n\x04WRAP\x10\x05*J\n\x0cRpcKindProto\x12\x0f\n\x0bRPC_BUILTIN\x10\x00\x12\x10\n\x0cRPC_WRITABLE\x10\x01\x12\x17\n\x13RPC_PROTOCOL_BUFFER\x10\x02\x42\x07\x92\x03\x04\x10\x02\x18\x02\x62\x08\x65\x64itionsp\xe8\x07')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tarn_am.hadoop.pb.rpc_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_RPCKINDPROTO']._serialized_start=1882
-  _globals['_RPCKINDPROTO']._serialized_end=1956
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\222\003\004\020\002\030\002'
+  _globals['_REQUESTHEADERPROTO'].fields_by_name['methodName']._loaded_options = None
+  _globals['_REQUESTHEADERPROTO'].fields_by_name['methodName']._serialized_options = b'\252\001\002\010\003'
+  _globals['_REQUESTHEADERPROTO'].fields_by_name['declaringClassProtocolName']._loaded_options = None
+  _globals['_REQUESTHEADERPROTO'].fields_by_name['declaringClassProtocolName']._serialized_options = b'\252\001\002\010\003'
+  _globals['_REQUESTHEADERPROTO'].fields_by_name['clientProtocolVersion']._loaded_options = None
+  _globals['_REQUESTHEADERPROTO'].fields_by_name['clientProtocolVersion']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RPCCALLERCONTEXTPROTO'].fields_by_name['context']._loaded_options = None
+  _globals['_RPCCALLERCONTEXTPROTO'].fields_by_name['context']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RPCREQUESTHEADERPROTO'].fields_by_name['callId']._loaded_options = None
+  _globals['_RPCREQUESTHEADERPROTO'].fields_by_name['callId']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RPCREQUESTHEADERPROTO'].fields_by_name['clientId']._loaded_options = None
+  _globals['_RPCREQUESTHEADERPROTO'].fields_by_name['clientId']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RPCRESPONSEHEADERPROTO'].fields_by_name['callId']._loaded_options = None
+  _globals['_RPCRESPONSEHEADERPROTO'].fields_by_name['callId']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RPCRESPONSEHEADERPROTO'].fields_by_name['status']._loaded_options = None
+  _globals['_RPCRESPONSEHEADERPROTO'].fields_by_name['status']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RPCSASLPROTO_SASLAUTH'].fields_by_name['method']._loaded_options = None
+  _globals['_RPCSASLPROTO_SASLAUTH'].fields_by_name['method']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RPCSASLPROTO_SASLAUTH'].fields_by_name['mechanism']._loaded_options = None
+  _globals['_RPCSASLPROTO_SASLAUTH'].fields_by_name['mechanism']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RPCSASLPROTO'].fields_by_name['state']._loaded_options = None
+  _globals['_RPCSASLPROTO'].fields_by_name['state']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RPCKINDPROTO']._serialized_start=1960
+  _globals['_RPCKINDPROTO']._serialized_end=2034
   _globals['_USERINFORMATIONPROTO']._serialized_start=44
   _globals['_USERINFORMATIONPROTO']._serialized_end=107
   _globals['_IPCCONNECTIONCONTEXTPROTO']._serialized_start=109
   _globals['_IPCCONNECTIONCONTEXTPROTO']._serialized_end=207
-  _globals['_REQUESTHEADERPROTO']._serialized_start=209
-  _globals['_REQUESTHEADERPROTO']._serialized_end=316
-  _globals['_RPCCALLERCONTEXTPROTO']._serialized_start=318
-  _globals['_RPCCALLERCONTEXTPROTO']._serialized_end=377
-  _globals['_RPCREQUESTHEADERPROTO']._serialized_start=380
-  _globals['_RPCREQUESTHEADERPROTO']._serialized_end=772
-  _globals['_RPCREQUESTHEADERPROTO_OPERATIONPROTO']._serialized_start=679
-  _globals['_RPCREQUESTHEADERPROTO_OPERATIONPROTO']._serialized_end=772
-  _globals['_RPCRESPONSEHEADERPROTO']._serialized_start=775
-  _globals['_RPCRESPONSEHEADERPROTO']._serialized_end=1532
-  _globals['_RPCRESPONSEHEADERPROTO_RPCSTATUSPROTO']._serialized_start=1125
-  _globals['_RPCRESPONSEHEADERPROTO_RPCSTATUSPROTO']._serialized_end=1176
-  _globals['_RPCRESPONSEHEADERPROTO_RPCERRORCODEPROTO']._serialized_start=1179
-  _globals['_RPCRESPONSEHEADERPROTO_RPCERRORCODEPROTO']._serialized_end=1532
-  _globals['_RPCSASLPROTO']._serialized_start=1535
-  _globals['_RPCSASLPROTO']._serialized_end=1880
-  _globals['_RPCSASLPROTO_SASLAUTH']._serialized_start=1686
-  _globals['_RPCSASLPROTO_SASLAUTH']._serialized_end=1786
-  _globals['_RPCSASLPROTO_SASLSTATE']._serialized_start=1788
-  _globals['_RPCSASLPROTO_SASLSTATE']._serialized_end=1880
+  _globals['_REQUESTHEADERPROTO']._serialized_start=210
+  _globals['_REQUESTHEADERPROTO']._serialized_end=338
+  _globals['_RPCCALLERCONTEXTPROTO']._serialized_start=340
+  _globals['_RPCCALLERCONTEXTPROTO']._serialized_end=406
+  _globals['_RPCREQUESTHEADERPROTO']._serialized_start=409
+  _globals['_RPCREQUESTHEADERPROTO']._serialized_end=815
+  _globals['_RPCREQUESTHEADERPROTO_OPERATIONPROTO']._serialized_start=722
+  _globals['_RPCREQUESTHEADERPROTO_OPERATIONPROTO']._serialized_end=815
+  _globals['_RPCRESPONSEHEADERPROTO']._serialized_start=818
+  _globals['_RPCRESPONSEHEADERPROTO']._serialized_end=1589
+  _globals['_RPCRESPONSEHEADERPROTO_RPCSTATUSPROTO']._serialized_start=1182
+  _globals['_RPCRESPONSEHEADERPROTO_RPCSTATUSPROTO']._serialized_end=1233
+  _globals['_RPCRESPONSEHEADERPROTO_RPCERRORCODEPROTO']._serialized_start=1236
+  _globals['_RPCRESPONSEHEADERPROTO_RPCERRORCODEPROTO']._serialized_end=1589
+  _globals['_RPCSASLPROTO']._serialized_start=1592
+  _globals['_RPCSASLPROTO']._serialized_end=1958
+  _globals['_RPCSASLPROTO_SASLAUTH']._serialized_start=1750
+  _globals['_RPCSASLPROTO_SASLAUTH']._serialized_end=1864
+  _globals['_RPCSASLPROTO_SASLSTATE']._serialized_start=1866
+  _globals['_RPCSASLPROTO_SASLSTATE']._serialized_end=1958
 # @@protoc_insertion_point(module_scope)

@@ -24,29 +24,48 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tarn_am/hadoop/pb/security.proto\x12\x0btarn.hadoop\"Q\n\nTokenProto\x12\x12\n\nidentifier\x18\x01 \x02(\x0c\x12\x10\n\x08password\x18\x02 \x02(\x0c\x12\x0c\n\x04kind\x18\x03 \x02(\t\x12\x0f\n\x07service\x18\x04 \x02(\t\"[\n\x12\x43redentialsKVProto\x12\r\n\x05\x61lias\x18\x01 \x02(\t\x12&\n\x05token\x18\x02 \x01(\x0b\x32\x17.tarn.hadoop.TokenProto\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\"u\n\x10\x43redentialsProto\x12/\n\x06tokens\x18\x01 \x03(\x0b\x32\x1f.tarn.hadoop.CredentialsKVProto\x12\x30\n\x07secrets\x18\x02 \x03(\x0b\x32\x1f.tarn.hadoop.CredentialsKVProto\"1\n\x1eGetDelegationTokenRequestProto\x12\x0f\n\x07renewer\x18\x01 \x02(\t\"I\n\x1fGetDelegationTokenResponseProto\x12&\n\x05token\x18\x01 \x01(\x0b\x32\x17.tarn.hadoop.TokenProto\"J\n RenewDelegationTokenRequestProto\x12&\n\x05token\x18\x01 \x02(\x0b\x32\x17.tarn.hadoop.TokenProto\":\n!RenewDelegationTokenResponseProto\x12\x15\n\rnewExpiryTime\x18\x01 \x02(\x04\"K\n!CancelDelegationTokenRequestProto\x12&\n\x05token\x18\x01 \x02(\x0b\x32\x17.tarn.hadoop.TokenProto\"$\n\"CancelDelegationTokenResponseProto')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tarn_am/hadoop/pb/security.proto\x12\x0btarn.hadoop\"m\n\nTokenProto\x12\x19\n\nidentifier\x18\x01 \x01(\x0c\x42\x05\xaa\x01\x02\x08\x03\x12\x17\n\x08password\x18\x02 \x01(\x0c\x42\x05\xaa\x01\x02\x08\x03\x12\x13\n\x04kind\x18\x03 \x01(\tB\x05\xaa\x01\x02\x08\x03\x12\x16\n\x07service\x18\x04 \x01(\tB\x05\xaa\x01\x02\x08\x03\"b\n\x12\x43redentialsKVProto\x12\x14\n\x05\x61lias\x18\x01 \x01(\tB\x05\xaa\x01\x02\x08\x03\x12&\n\x05token\x18\x02 \x01(\x0b\x32\x17.tarn.hadoop.TokenProto\x12\x0e\n\x06secret\x18\x03 \x01(\x0c\"u\n\x10\x43redentialsProto\x12/\n\x06tokens\x18\x01 \x03(\x0b\x32\x1f.tarn.hadoop.CredentialsKVProto\x12\x30\n\x07secrets\x18\x02 \x03(\x0b\x32\x1f.tarn.hadoop.CredentialsKVProto\"8\n\x1eGetDelegationTokenRequestProto\x12\x16\n\x07renewer\x18\x01 \x01(\tB\x05\xaa\x01\x02\x08\x03\"I\n\x1fGetDelegationTokenResponseProto\x12&\n\x05token\x18\x01 \x01(\x0b\x32\x17.tarn.hadoop.TokenProto\"Q\n RenewDelegationTokenRequestProto\x12-\n\x05token\x18\x01 \x01(\x0b\x32\x17.tarn.hadoop.TokenProtoB\x05\xaa\x01\x02\x08\x03\"A\n!RenewDelegationTokenResponseProto\x12\x1c\n\rnewExpiryTime\x18\x01 \x01(\x04\x42\x05\xaa\x01\x02\x08\x03\"R\n!CancelDelegationTokenRequestProto\x12-\n\x05token\x18\x01 \x01(\x0b\x32\x17.tarn.hadoop.TokenProtoB\x05\xaa\x01\x02\x08\x03\"$\n\"CancelDelegationTokenResponseProtoB\x07\x92\x03\x04\x10\x02\x18\x02\x62\x08\x65\x64itionsp\xe8\x07')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tarn_am.hadoop.pb.security_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\222\003\004\020\002\030\002'
+  _globals['_TOKENPROTO'].fields_by_name['identifier']._loaded_options = None
+  _globals['_TOKENPROTO'].fields_by_name['identifier']._serialized_options = b'\252\001\002\010\003'
+  _globals['_TOKENPROTO'].fields_by_name['password']._loaded_options = None
+  _globals['_TOKENPROTO'].fields_by_name['password']._serialized_options = b'\252\001\002\010\003'
+  _globals['_TOKENPROTO'].fields_by_name['kind']._loaded_options = None
+  _globals['_TOKENPROTO'].fields_by_name['kind']._serialized_options = b'\252\001\002\010\003'
+  _globals['_TOKENPROTO'].fields_by_name['service']._loaded_options = None
+  _globals['_TOKENPROTO'].fields_by_name['service']._serialized_options = b'\252\001\002\010\003'
+  _globals['_CREDENTIALSKVPROTO'].fields_by_name['alias']._loaded_options = None
+  _globals['_CREDENTIALSKVPROTO'].fields_by_name['alias']._serialized_options = b'\252\001\002\010\003'
+  _globals['_GETDELEGATIONTOKENREQUESTPROTO'].fields_by_name['renewer']._loaded_options = None
+  _globals['_GETDELEGATIONTOKENREQUESTPROTO'].fields_by_name['renewer']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RENEWDELEGATIONTOKENREQUESTPROTO'].fields_by_name['token']._loaded_options = None
+  _globals['_RENEWDELEGATIONTOKENREQUESTPROTO'].fields_by_name['token']._serialized_options = b'\252\001\002\010\003'
+  _globals['_RENEWDELEGATIONTOKENRESPONSEPROTO'].fields_by_name['newExpiryTime']._loaded_options = None
+  _globals['_RENEWDELEGATIONTOKENRESPONSEPROTO'].fields_by_name['newExpiryTime']._serialized_options = b'\252\001\002\010\003'
+  _globals['_CANCELDELEGATIONTOKENREQUESTPROTO'].fields_by_name['token']._loaded_options = None
+  _globals['_CANCELDELEGATIONTOKENREQUESTPROTO'].fields_by_name['token']._serialized_options = b'\252\001\002\010\003'
   _globals['_TOKENPROTO']._serialized_start=49
-  _globals['_TOKENPROTO']._serialized_end=130
-  _globals['_CREDENTIALSKVPROTO']._serialized_start=132
-  _globals['_CREDENTIALSKVPROTO']._serialized_end=223
-  _globals['_CREDENTIALSPROTO']._serialized_start=225
-  _globals['_CREDENTIALSPROTO']._serialized_end=342
-  _globals['_GETDELEGATIONTOKENREQUESTPROTO']._serialized_start=344
-  _globals['_GETDELEGATIONTOKENREQUESTPROTO']._serialized_end=393
-  _globals['_GETDELEGATIONTOKENRESPONSEPROTO']._serialized_start=395
-  _globals['_GETDELEGATIONTOKENRESPONSEPROTO']._serialized_end=468
-  _globals['_RENEWDELEGATIONTOKENREQUESTPROTO']._serialized_start=470
-  _globals['_RENEWDELEGATIONTOKENREQUESTPROTO']._serialized_end=544
-  _globals['_RENEWDELEGATIONTOKENRESPONSEPROTO']._serialized_start=546
-  _globals['_RENEWDELEGATIONTOKENRESPONSEPROTO']._serialized_end=604
-  _globals['_CANCELDELEGATIONTOKENREQUESTPROTO']._serialized_start=606
-  _globals['_CANCELDELEGATIONTOKENREQUESTPROTO']._serialized_end=681
-  _globals['_CANCELDELEGATIONTOKENRESPONSEPROTO']._serialized_start=683
-  _globals['_CANCELDELEGATIONTOKENRESPONSEPROTO']._serialized_end=719
+  _globals['_TOKENPROTO']._serialized_end=158
+  _globals['_CREDENTIALSKVPROTO']._serialized_start=160
+  _globals['_CREDENTIALSKVPROTO']._serialized_end=258
+  _globals['_CREDENTIALSPROTO']._serialized_start=260
+  _globals['_CREDENTIALSPROTO']._serialized_end=377
+  _globals['_GETDELEGATIONTOKENREQUESTPROTO']._serialized_start=379
+  _globals['_GETDELEGATIONTOKENREQUESTPROTO']._serialized_end=435
+  _globals['_GETDELEGATIONTOKENRESPONSEPROTO']._serialized_start=437
+  _globals['_GETDELEGATIONTOKENRESPONSEPROTO']._serialized_end=510
+  _globals['_RENEWDELEGATIONTOKENREQUESTPROTO']._serialized_start=512
+  _globals['_RENEWDELEGATIONTOKENREQUESTPROTO']._serialized_end=593
+  _globals['_RENEWDELEGATIONTOKENRESPONSEPROTO']._serialized_start=595
+  _globals['_RENEWDELEGATIONTOKENRESPONSEPROTO']._serialized_end=660
+  _globals['_CANCELDELEGATIONTOKENREQUESTPROTO']._serialized_start=662
+  _globals['_CANCELDELEGATIONTOKENREQUESTPROTO']._serialized_end=744
+  _globals['_CANCELDELEGATIONTOKENRESPONSEPROTO']._serialized_start=746
+  _globals['_CANCELDELEGATIONTOKENRESPONSEPROTO']._serialized_end=782
 # @@protoc_insertion_point(module_scope)
