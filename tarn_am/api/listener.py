@@ -151,10 +151,6 @@ class Listener:
     def connections(self) -> int:
         return len(self._silent) + len(self._idle) + len(self._busy)
 
-    @property
-    def busy(self) -> int:
-        return len(self._busy)
-
     def opened(self, connection: Connection) -> None:
         self._silent[connection] = self._clock.monotonic()
 
