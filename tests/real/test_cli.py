@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -137,9 +138,8 @@ class TestScale:
         assert [order[:2] for order in am.fleet.orders] == [("scale", "4")]
 
     async def test_waits_until_all_are_ready(self, am: Am) -> None:
+        am.fleet.put(fleet_view(ready(1), ready(2), staging(3), wanted=2))
         process = await am.start("scale", "3", "--wait")
-        await until(lambda: am.fleet.orders, "the order")
-        am.fleet.change(instances=(ready(1), ready(2), staging(3)))
         assert process.stderr is not None
         assert b"instance 3 STAGING 75 %" in await asyncio.wait_for(process.stderr.readline(), 60)
         am.fleet.change(instances=(ready(1), ready(2), ready(3)))
@@ -216,13 +216,13 @@ class TestLogs:
 
     async def test_a_reader_who_has_had_enough(self, am: Am) -> None:
         am.fleet.logs[container(2)] = ["line " * 20] * 9_000
-        process = await am.start("logs", "2", "--lines", "9000")
-        assert process.stdout is not None
-        await process.stdout.readline()
-        process.stdout._transport.close()  # type: ignore[attr-defined]  # asyncio has no public way to close a reader
-        assert process.stderr is not None
-        assert await asyncio.wait_for(process.stderr.read(), 60) == b""
-        assert await asyncio.wait_for(process.wait(), 60) == Outcome.OK
+        ours, theirs = os.pipe()
+        process = await command.start(("logs", "2", "--lines", "9000"), command.environment(am.home), stdout=theirs)
+        os.close(theirs)
+        assert await asyncio.to_thread(os.read, ours, 10) == b"triton: li"
+        os.close(ours)
+        ran = await command.ended(process)
+        assert (ran.status, ran.err) == (Outcome.OK, "")
 
     async def test_an_instance_whose_agent_is_away(self, am: Am) -> None:
         am.fleet.disconnected.add(container(2))

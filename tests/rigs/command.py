@@ -27,11 +27,13 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(home), "COLUMNS": "120", "LC_ALL": "C.UTF-8", **more}
 
 
-async def start(arguments: tuple[str, ...], environ: Mapping[str, str]) -> asyncio.subprocess.Process:
+async def start(
+    arguments: tuple[str, ...], environ: Mapping[str, str], stdout: int = asyncio.subprocess.PIPE
+) -> asyncio.subprocess.Process:
     """Its pipes are read by the caller; nothing comes in on stdin."""
     return await asyncio.create_subprocess_exec(
         str(TARN), *arguments,
-        env=dict(environ), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=dict(environ), stdin=asyncio.subprocess.DEVNULL, stdout=stdout, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -55,10 +57,7 @@ async def on_terminal(home: Path, *arguments: str, **environ: str) -> Ran:
     """Runs `tarn` with stdout on a terminal of 120 columns; what it wrote there is `out`."""
     ours, theirs = os.openpty()
     try:
-        process = await asyncio.create_subprocess_exec(
-            str(TARN), *arguments,
-            env=environment(home, TERM="xterm", **environ), stdin=asyncio.subprocess.DEVNULL, stdout=theirs, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        process = await start(arguments, environment(home, TERM="xterm", **environ), theirs)
     finally:
         os.close(theirs)
     try:
