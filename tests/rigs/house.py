@@ -1,119 +1,174 @@
-"""A fleet in a test's hand: feeds events to the pure step, keeps the actions, moves time, and plays the agents' part."""
+"""A whole TARN on this machine, started as its user starts it: the `tarn local` process, its agents and their Tritons."""
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from tarn_am.core import fleet
-from tarn_am.core.actions import Action
-from tarn_am.core.events import (
-    AgentHello,
-    AgentPhase,
-    AgentReports,
-    ClusterAllocated,
-    ClusterCompleted,
-    Event,
-    Launched,
-    Report,
-    Tick,
-)
-from tarn_am.core.model import Instance, Phase, Sample
-from tarn_am.core.roster import FleetPolicy, FleetState
-from tarn_common.endpoint import Endpoint
-from tarn_common.ids import ContainerId
+import aiohttp
+import psutil
 
-A = TypeVar("A")
+from tests.rigs.wait import eventually
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
+TARN = Path(sys.executable).with_name("tarn")
 
 
-def container(number: int) -> ContainerId:
-    return ContainerId(f"container_1700000000000_0001_01_{number:06d}")
+class LocalFleet:
+    """One application in a state directory of its own. `kill` ends the AM alone; `stop` ends everything by TARN's own order."""
 
-
-def ready(host: str = "node1", port: int = 8000) -> Report:
-    return Report(Phase.READY, endpoint=Endpoint(host, port, port + 1, port + 2), announced=True)
-
-
-class FleetRig:
-    """Begins at time 1,000,000."""
-
-    def __init__(self, wanted: int = 1, policy: FleetPolicy | None = None) -> None:
-        self.state: FleetState = fleet.begin(policy or FleetPolicy(min_instances=0, max_instances=100), wanted)
-        self.now = 1_000_000.0
-        self.actions: list[Action] = []
-
-    def feed(self, *events: Event) -> None:
-        for event in events:
-            self.state, done = fleet.step(self.state, event, self.now)
-            self.actions += done
-
-    def wait(self, seconds: float) -> None:
-        """Ticks once a second, agents silent."""
-        for _ in range(round(seconds)):
-            self.now += 1.0
-            self.feed(Tick())
-
-    def talk(self, seconds: float) -> None:
-        """Ticks once a second while every agent that stands reports."""
-        for _ in range(round(seconds)):
-            self.now += 1.0
-            self.report()
-            self.feed(Tick())
-
-    def report(self, in_flight: float | None = None) -> None:
-        spoken = {i.container_id: Sample(self.now, in_flight=in_flight) for i in self.instances if i.connected and i.container_id}
-        self.feed(AgentReports(samples=spoken))
-
-    def take(self, kind: type[A]) -> list[A]:
-        """The actions of a kind since they were last taken."""
-        found: list[A] = [cast("A", action) for action in self.actions if isinstance(action, kind)]
-        self.actions = [action for action in self.actions if not isinstance(action, kind)]
-        return found
+    def __init__(self, root: Path, **environ: str) -> None:
+        self.root = root
+        self.state_dir = root / "state"
+        self._environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root),
+            "TARN_CACHE_DIR": str(Path("~/.cache/tarn").expanduser()),
+            "TARN_MODEL_REPOSITORY": str(EXAMPLES),
+            "TARN_MODELS": "identity",
+            "TARN_AM_PORT": "0",
+            "TARN_DRAIN_GRACE_S": "1",
+            **environ,
+        }
+        self._process: asyncio.subprocess.Process | None = None
+        self.output = root / "tarn-local.out"
 
     @property
-    def instances(self) -> list[Instance]:
-        return [member.instance for member in self.state.members.values()]
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
-    def phases(self) -> dict[Phase, int]:
-        found: dict[Phase, int] = {}
-        for instance in self.instances:
-            found[instance.phase] = found.get(instance.phase, 0) + 1
+    async def start(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.state_dir / "am.json").unlink(missing_ok=True)
+        with self.output.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                str(TARN), "local", "--state-dir", str(self.state_dir),
+                env=self._environ, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.root,
+            )  # fmt: skip
+        await eventually(self._is_up, f"`tarn local` is up; its output is {self.output}")
+
+    def _is_up(self) -> bool:
+        if self._process is not None and self._process.returncode is not None:
+            raise AssertionError(f"tarn local ended with {self._process.returncode}: {self.output.read_text()[-3000:]}")
+        return (self.state_dir / "am.json").exists()
+
+    async def kill(self) -> None:
+        """KILL to the Application Master; its containers run on."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> int:
+        """TERM to the Application Master: it drains and ends all. Returns its exit status."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self._process.wait(), 120)
+
+    @property
+    def url(self) -> str:
+        return str(json.loads((self.state_dir / "am.json").read_text())["http"]).rstrip("/")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-TARN-Token": (self.state_dir / "token").read_text().strip()}
+
+    async def get(self, path: str, **headers: str) -> Any:
+        async with aiohttp.ClientSession() as session, session.get(self.url + path, headers={**self.headers, **headers}) as answer:
+            assert answer.status == 200, f"{path}: {answer.status} {await answer.text()}"
+            return await answer.json() if "json" in answer.content_type else await answer.text()
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        async with aiohttp.ClientSession() as session, session.post(self.url + path, json=body, headers=self.headers) as answer:
+            assert answer.status in (200, 202), f"{path}: {answer.status} {await answer.text()}"
+            return await answer.json()
+
+    async def status(self) -> Any:
+        return await self.get("/status")
+
+    async def listed(self) -> list[dict[str, Any]]:
+        found = await self.get("/instances", Accept="application/json")
+        return list(found["instances"])
+
+    async def until(self, what: str, holds: Callable[[Any], bool], deadline_s: float = 120) -> Any:
+        """The first `/status` for which `holds` is true."""
+        last: list[Any] = []
+
+        async def look() -> bool:
+            try:
+                last[:] = [await self.status()]
+            except (aiohttp.ClientError, OSError):
+                return False
+            return holds(last[0])
+
+        try:
+            await eventually(look, what, deadline_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; last status: {json.dumps(last[0], indent=1)[:6000] if last else 'none'}") from None
+        return last[0]
+
+    async def ready(self, count: int) -> list[dict[str, Any]]:
+        """Waits until exactly `count` instances are READY and nothing is on its way up or down; their status rows."""
+        found = await self.until(
+            f"{count} READY and nothing else",
+            lambda s: s["counts"]["ready"] == count and len(s["instances"]) == count,
+        )
+        return list(found["instances"])
+
+    def pids(self, container_id: str) -> dict[str, int]:
+        """`init`, `agent` and `triton` of one container, by their command lines."""
+        launch = json.loads((self.state_dir / "containers" / container_id / "launch.json").read_text())
+        init = psutil.Process(launch["pid"])
+        found = {"init": init.pid}
+        for child in init.children():
+            line = child.cmdline()
+            if line and line[0].endswith("tritonserver"):
+                found["triton"] = child.pid
+            elif "tarn_agent" in line:
+                found["agent"] = child.pid
         return found
 
-    def of(self, number: int) -> Instance:
-        member = self.state.of(container(number))
-        assert member is not None
-        return member.instance
+    def leftovers(self) -> list[str]:
+        """Processes that still carry this fleet's state directory in their environment."""
+        mark = str(self.state_dir)
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if any(mark in value for value in process.environ().values()) and process.pid != os.getpid():
+                    found.append(f"{process.pid} {' '.join(process.cmdline())[:120]}")
+            except (psutil.Error, OSError):
+                continue
+        return found
 
-    def allocate(self, ask: str, number: int) -> None:
-        self.feed(ClusterAllocated(ask, container(number), "node1"))
-
-    def launched(self, ask: str, number: int) -> None:
-        self.allocate(ask, number)
-        self.feed(Launched(container(number)))
-
-    def hello(self, number: int, report: Report | None = None, incarnation: str = "one") -> None:
-        self.feed(AgentHello(container(number), "node1", incarnation, report or Report(Phase.LAUNCHED)))
-
-    def say(self, number: int, report: Report) -> None:
-        self.feed(AgentPhase(container(number), report))
-
-    def serve(self, ask: str, number: int) -> None:
-        """From the ask to READY."""
-        self.launched(ask, number)
-        self.hello(number)
-        for phase in (Phase.STAGING, Phase.STARTING):
-            self.say(number, Report(phase))
-        self.say(number, ready(port=8000 + number))
-
-    def complete(self, number: int, status: int | None = 105, text: str = "") -> None:
-        self.feed(ClusterCompleted(container(number), status, text))
+    async def end(self) -> None:
+        """For a test's `finally`: the AM and every container, gently if it can be had, else by id."""
+        if self._process is not None and self._process.returncode is None:
+            try:
+                await self.stop()
+            except asyncio.TimeoutError:
+                await self.kill()
+        for launch in self.state_dir.glob("containers/*/launch.json"):
+            _kill_tree(int(json.loads(launch.read_text())["pid"]), str(self.state_dir))
 
 
-def serving(wanted: int) -> FleetRig:
-    """A fleet with that many READY, in containers 2, 3, …; nothing left to take from `actions`."""
-    rig = FleetRig(wanted)
-    rig.feed(Tick())
-    for number in range(wanted):
-        rig.serve(f"ask-{number + 1}", number + 2)
-    rig.actions.clear()
-    return rig
+def _kill_tree(pid: int, mark: str) -> None:
+    """Ends what a container left, if that pid is still one of this fleet's."""
+    try:
+        root = psutil.Process(pid)
+        if not any(mark in value for value in root.environ().values()):
+            return
+        family = [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return
+    for process in family:
+        try:
+            process.kill()
+        except psutil.Error:
+            continue
