@@ -116,8 +116,7 @@ class _Copy:
             raise
         finally:
             self._tree.close()
-        self._meter.report(last=True)
-        progress = self._meter.progress()
+        progress = self._meter.last()
         log.info(
             "repository_staged",
             location=plan.location,

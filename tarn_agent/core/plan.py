@@ -197,10 +197,9 @@ def check_disk(disk: Disk, files: Sequence[FileStatus], directories: int, reserv
     """Raises PlanError unless `files`, whole blocks each, fit beside the reserve."""
     need = sum(-(-file.length // _BLOCK) * _BLOCK for file in files) + directories * _BLOCK
     if need + reserve_bytes > disk.free_bytes and files:
-        raise PlanError(
-            f"{size_text(need)} must be copied to {disk.where}, but of its {size_text(disk.free_bytes)} free"
-            f" {size_text(reserve_bytes)} are held in reserve: free some space, or lower TARN_DISK_RESERVE_BYTES"
-        )
+        held = f", of which {size_text(reserve_bytes)} are held in reserve" if reserve_bytes else ""
+        fix = "free some space, or lower TARN_DISK_RESERVE_BYTES" if reserve_bytes else "free some space"
+        raise PlanError(f"{size_text(need)} must be copied to {disk.where}, which has {size_text(disk.free_bytes)} free{held}: {fix}")
     inodes = len(files) + directories
     if disk.free_inodes is not None and inodes > disk.free_inodes:
         raise PlanError(

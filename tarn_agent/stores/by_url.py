@@ -147,7 +147,9 @@ def _native(settings: AgentSettings, place: Place, authority: str, conf: HadoopC
     name, held = _service(authority, conf, _tokens(settings))
     if held:
         config["hadoop.security.authentication"] = "kerberos"
-    return _logged(NativeHdfsStore(f"hdfs://{name}", place.path, place.location, config), "native", address=name, token=held)
+    nodes = len(conf.namenodes(authority))
+    store = NativeHdfsStore(f"hdfs://{name}", place.path, place.location, config, attempts=1 if nodes == 1 else 2 * nodes)
+    return _logged(store, "native", address=name, token=held)
 
 
 def _service(authority: str, conf: HadoopConf, tokens: list[Token]) -> tuple[str, bool]:

@@ -103,16 +103,24 @@ class Meter:
                 bytes_reused=self._reused,
             )
 
-    def report(self, *, last: bool = False) -> None:
-        """Tells the progress when it is another than was told, and the five a second allow it; the last one always."""
+    def report(self) -> None:
+        """Tells the progress when it is another than was told and the five a second allow it."""
         now = self._clock.monotonic()
         self._tokens = min(_PER_S, self._tokens + (now - self._filled_at) * _PER_S)
         self._filled_at = now
-        if self._tokens < 1 and not last:
+        if self._tokens < 1:
             return
         progress = self.progress()
-        if progress == self._told and not last:
-            return
-        self._tokens -= 1
+        if progress != self._told:
+            self._tokens -= 1
+            self._say(progress)
+
+    def last(self) -> Progress:
+        """Tells where it ended, always."""
+        self._say(self.progress())
+        assert self._told is not None
+        return self._told
+
+    def _say(self, progress: Progress) -> None:
         self._told = progress
         self._tell(progress)

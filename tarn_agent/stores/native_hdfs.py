@@ -21,7 +21,6 @@ from tarn_agent.stores.hdfs_errors import Changed, translated
 T = TypeVar("T")
 # The library's own defaults wait for minutes; the staging above has its own back-off.
 _IMPATIENT = {
-    "dfs.client.failover.max.attempts": "4",
     "dfs.client.failover.sleep.base.millis": "200",
     "dfs.client.failover.sleep.max.millis": "1000",
     "dfs.client.socket-timeout": "10000",
@@ -32,11 +31,16 @@ _NO_TICKET = re.compile(r"GSSAPI|GSS_S_|Kerberos|SASL", re.IGNORECASE)
 
 
 class NativeHdfsStore:
-    """`url` is hdfs://<nameservice> or hdfs://<ip:port>: with a token, exactly as the token's service names it."""
+    """`url` is hdfs://<nameservice> or hdfs://<ip:port>: with a token, exactly as the token's service names it.
 
-    def __init__(self, url: str, path: str, location: str, config: Mapping[str, str]) -> None:
+    `attempts` bounds the library's own tries, over all NameNodes of a nameservice.
+    """
+
+    def __init__(self, url: str, path: str, location: str, config: Mapping[str, str], attempts: int = 1) -> None:
         self._path, self._location = path.rstrip("/"), location
-        self._client = self._guarded(lambda: hdfs_native.Client(url, {**config, **_IMPATIENT}))
+        self._client = self._guarded(
+            lambda: hdfs_native.Client(url, {**config, **_IMPATIENT, "dfs.client.failover.max.attempts": str(attempts)})
+        )
 
     @property
     def location(self) -> str:

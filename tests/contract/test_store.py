@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import itertools
 import os
@@ -50,7 +51,7 @@ def mounted(root: Path) -> Build:
 def at(hdfs: Hdfs, kind: str, path: str) -> Store:
     if kind == "native":
         return NativeHdfsStore(hdfs.url, path, hdfs.url + path, {})
-    return WebHdfsStore((f"http://{hdfs.http}",), path, f"webhdfs://{hdfs.http}{path}", user="root")
+    return WebHdfsStore((f"http://{hdfs.http}",), path, f"webhdfs://{hdfs.http}{path}", user=getpass.getuser())
 
 
 def remote(hdfs: Hdfs, kind: str) -> Build:

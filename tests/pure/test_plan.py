@@ -161,7 +161,9 @@ class TestChanged:
 class TestDisk:
     def test_whole_blocks_and_the_reserve_must_fit(self) -> None:
         check_disk(Disk("/d", 4096 * 3 + 100, 10), [file("a", 1), file("b", 4097)], 0, 100)
-        with pytest.raises(PlanError, match=r"^12\.0 KiB must be copied to /d, but of its 12\.1 KiB free 101 bytes are held in reserve"):
+        with pytest.raises(
+            PlanError, match=r"^12\.0 KiB must be copied to /d, which has 12\.1 KiB free, of which 101 bytes are held in reserve: free"
+        ):
             check_disk(Disk("/d", 4096 * 3 + 100, 10), [file("a", 1), file("b", 4097)], 0, 101)
 
     def test_nothing_to_copy_needs_no_reserve(self) -> None:

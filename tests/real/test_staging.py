@@ -17,6 +17,7 @@ import pytest
 from tarn_agent.core.model import Progress
 from tarn_agent.ports import Staged, StageError
 from tarn_agent.staging import RepositoryStager
+from tarn_agent.stores.webhdfs import token_text
 from tarn_common import credentials
 from tarn_common.clock import SystemClock
 from tests.rigs.hadoop import ROOT, Hdfs
@@ -73,13 +74,17 @@ def many(repositories: Repositories) -> str:
     return repositories.put(MANY)
 
 
-async def stage(directory: Path, url: str, on_progress: Callable[[Progress], None] = lambda _progress: None, **more: str) -> Staged:
+def unheard(_progress: Progress) -> None:
+    pass
+
+
+async def stage(directory: Path, url: str, on_progress: Callable[[Progress], None] = unheard, **more: str) -> Staged:
     return await RepositoryStager(settings(directory, url, **more), SystemClock()).stage(on_progress)
 
 
 async def refusal(directory: Path, url: str, **more: str) -> StageError:
     with pytest.raises(StageError) as caught:
-        await stage(directory, url, **more)
+        await stage(directory, url, unheard, **more)
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -178,10 +183,24 @@ class TestRefusals:
         self, repositories: Repositories, models: str, tmp_path: Path
     ) -> None:
         error = await refusal(tmp_path, repositories.url(models), TARN_DISK_RESERVE_BYTES=str(1 << 60))
-        assert "1048576.0 TiB are held in reserve: free some space, or lower TARN_DISK_RESERVE_BYTES" in str(error)
+        assert "free, of which 1048576.0 TiB are held in reserve: free some space, or lower TARN_DISK_RESERVE_BYTES" in str(error)
         assert not error.retry
         assert only_models(tmp_path)
         assert not (tmp_path / "data/models").exists()
+
+    async def test_a_real_disk_that_is_too_small(self, repositories: Repositories, models: str, tmp_path: Path) -> None:
+        (tmp_path / "disk").mkdir()
+        environ = environment(tmp_path, repositories.url(models), TARN_DATA_DIR=str(tmp_path / "disk/data"))
+        said = await Stager.on_disk_of(200_000, environ).outcome()
+        assert said["error"] == f"340.0 KiB must be copied to {tmp_path}/disk/data, which has 192.0 KiB free: free some space"
+        assert said["retry"] is False
+
+    async def test_a_real_disk_that_fills_up_under_way(self, repositories: Repositories, many: str, tmp_path: Path) -> None:
+        (tmp_path / "disk").mkdir()
+        environ = environment(tmp_path, repositories.url(many), TARN_DATA_DIR=str(tmp_path / "disk/data"))
+        said = await Stager.on_disk_of(1 << 20, environ).outcome("fill")
+        assert "no space is left in" in said["error"]
+        assert said["retry"] is False
 
     @pytest.mark.parametrize("kind", KINDS)
     async def test_a_repository_that_is_closed_to_this_user(self, repositories: Repositories, tmp_path: Path, kind: str) -> None:
@@ -220,28 +239,37 @@ class TestRefusals:
         assert "another process is staging into" in str(errors[0])
 
     async def test_a_namenode_that_is_not_there_ends_when_nothing_moves_for_long(self, tmp_path: Path) -> None:
-        error = await refusal(tmp_path, "hdfs://127.0.0.1:1/models", TARN_STAGE_STALL_S="1")
+        error = await refusal(tmp_path, "hdfs://127.0.0.1:1/models", TARN_STAGE_STALL_S="2")
         assert "Connection refused" in str(error)
-        assert "given up after 1 s" in str(error)
+        assert "given up after 2 s" in str(error)
         assert error.retry
 
 
 class Stager:
     """A stager in a process of its own."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], *wrapped: str) -> None:
         self._environ = {**os.environ, **environ}
+        self._command = [*wrapped, sys.executable, "-m", "tests.rigs.stager"]
 
     @classmethod
     def as_user(cls, user: str, directory: Path, url: str) -> Stager:
         return cls(environment(directory, url, HADOOP_USER_NAME=user))
 
-    def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.rigs.stager"]
-        return subprocess.Popen(command, cwd=ROOT, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    @classmethod
+    def on_disk_of(cls, size: int, environ: Mapping[str, str]) -> Stager:
+        """With a real file system of `size` bytes around its data directory, seen by that process alone."""
+        root = str(Path(environ["TARN_DATA_DIR"]).parent)
+        script = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
+        return cls(environ, "unshare", "--map-root-user", "--mount", "sh", "-c", script, root)
 
-    async def outcome(self) -> dict[str, Any]:
-        process = self.start()
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self._command, *arguments], cwd=ROOT, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    async def outcome(self, *arguments: str) -> dict[str, Any]:
+        process = self.start(*arguments)
         out, _ = await asyncio.to_thread(process.communicate, None, 60)
         last: dict[str, Any] = json.loads(out.splitlines()[-1])
         return last
@@ -412,8 +440,6 @@ class TestTheToken:
         credentials.write(tmp_path / "credentials", credentials.Credentials({"hdfs": token}))
         away = await refusal(tmp_path, "webhdfs://127.0.0.1:1/models", TARN_STAGE_STALL_S="1")
         missing = await refusal(tmp_path, repositories.url("/staging/nowhere", "webhdfs"))
-        from tarn_agent.stores.webhdfs import token_text
-
         for error in (away, missing):
             cause: BaseException | None = error
             while cause is not None:

@@ -1,4 +1,5 @@
 """A stager in a process of its own, to be killed, or to be another user: `python -m tests.rigs.stager`, settings in the environment.
+With the argument `fill` it fills its own disk in the middle.
 
 Each progress is a line of JSON on its standard output; the last line is {"staged": …} or {"error": …, "retry": …}.
 """
@@ -6,6 +7,7 @@ Each progress is a line of JSON on its standard output; the last line is {"stage
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -54,11 +56,22 @@ def tell(progress: Progress) -> None:
     say(asdict(progress))
 
 
+def tell_and_fill(progress: Progress) -> None:
+    """Takes all the space that is left beside the copy, once its first file is there. The event loop waits for it."""
+    tell(progress)
+    filler = Path(os.environ["TARN_DATA_DIR"]).parent / "filler"
+    if progress.files_done < 1 or filler.exists():
+        return
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
 def main() -> None:
     logs.configure()
     stager = RepositoryStager(parsing.load(AgentSettings, os.environ), SystemClock())
     try:
-        staged = asyncio.run(stager.stage(tell))
+        staged = asyncio.run(stager.stage(tell_and_fill if sys.argv[1:] == ["fill"] else tell))
         say({"staged": asdict(staged)})
     except StageError as error:
         say({"error": str(error), "retry": error.retry})
