@@ -202,6 +202,8 @@ class Hdfs:
             "dfs.namenode.safemode.extension": 0,
             "dfs.namenode.edits.noeditlogchannelflush": "true",
             "dfs.heartbeat.interval": 1,
+            # Delegation tokens without Kerberos too, so that their calls are tried on the real NameNode.
+            "dfs.namenode.delegation.token.always-use": "true",
         }
         write_conf_dir(self.conf, {"core-site.xml": self._core, "hdfs-site.xml": self._hdfs})
         jars = classpath()

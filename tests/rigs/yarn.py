@@ -6,6 +6,7 @@ client may pick any. Waiting times of YARN that only slow a test are set short.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import urllib.request
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tarn_common.endpoint import HostPort
@@ -118,8 +120,14 @@ class Yarn:
             return {}
 
     def close(self) -> None:
-        for daemon in (*self.nodemanagers, self.resourcemanager):
-            daemon.stop()
+        """Hard, and with the containers: a NodeManager that is asked to end takes ten seconds and leaves what hangs."""
+        for node in self.nodemanagers:
+            containers = psutil.Process(node.pid).children(recursive=True) if node.running else []
+            node.kill()
+            for process in containers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self.resourcemanager.kill()
 
 
 @pytest.fixture(scope="session")
