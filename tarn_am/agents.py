@@ -44,6 +44,7 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.max_concurrent_streams", 8),
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
@@ -156,6 +157,9 @@ class AgentServer:
             await self._connect(context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
+        except grpc.aio.BaseError as error:
+            # The peer went away while it was spoken to; the transport knows already.
+            log.debug("agent_stream_broke", peer=context.peer(), error=str(error))
         except DecodeError:
             await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, "a message that is no AgentMessage")
         except Exception as error:  # noqa: BLE001 - the boundary: a defect ends this one stream, with one line
@@ -246,6 +250,8 @@ class AgentServer:
                 half.cancel()
             await asyncio.gather(*halves, return_exceptions=True)
         if stream.ending in done:
+            # An agent that does not read does not read this either: the fleet hears of it first.
+            self._over(stream)
             await context.abort(*stream.ending.result())
         for half in done:
             half.result()
