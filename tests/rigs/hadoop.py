@@ -98,8 +98,11 @@ def write_conf_dir(path: Path, sites: Mapping[str, Mapping[str, object]]) -> Non
 class Daemon:
     """One JVM. `start` returns at once; who starts it also waits for what shows that it serves."""
 
-    def __init__(self, name: str, main: str, conf: Path, jars: str, scratch: Path, heap: str = "256m") -> None:
-        self.name, self._main, self._conf, self._jars, self._heap = name, main, conf, jars, heap
+    def __init__(
+        self, name: str, main: str, conf: Path, jars: str, scratch: Path, heap: str = "256m", *, options: Sequence[str] = ()
+    ) -> None:
+        self.name, self._main, self._conf, self._jars = name, main, conf, jars
+        self._java = ["java", f"-Xmx{heap}", *_JVM, *options]
         self.log = scratch / f"{name}.log"
         self._scratch = scratch
         self._process: subprocess.Popen[bytes] | None = None
@@ -122,7 +125,7 @@ class Daemon:
             raise RigError(f"{self.name} {' '.join(arguments)} failed\n{self.tail()}")
 
     def _spawn(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-        command = ["java", f"-Xmx{self._heap}", *_JVM, f"-Dhadoop.log.dir={self._scratch}", "-cp", f"{self._conf}:{self._jars}", self._main]
+        command = [*self._java, f"-Dhadoop.log.dir={self._scratch}", "-cp", f"{self._conf}:{self._jars}", self._main]
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._scratch, start_new_session=True

@@ -10,7 +10,7 @@ import contextlib
 import json
 import shutil
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,16 @@ _SCHEDULER = {
 
 
 class Yarn:
-    """`site` overrides yarn-site.xml of every daemon, `core` core-site.xml; `nodes` NodeManagers are made, and started by `start`."""
+    """`site` overrides yarn-site.xml of every daemon, `core` core-site.xml; `options` go to their JVMs. `start` starts `nodes` NodeManagers."""
 
     def __init__(
-        self, scratch: Path, *, nodes: int = 1, site: Mapping[str, object] | None = None, core: Mapping[str, object] | None = None
+        self,
+        scratch: Path,
+        *,
+        nodes: int = 1,
+        site: Mapping[str, object] | None = None,
+        core: Mapping[str, object] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.scratch = scratch
         ports = {name: free_port() for name in ("client", "scheduler", "tracker", "admin", "web")}
@@ -66,10 +72,11 @@ class Yarn:
             "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": "99.9",
             **(site or {}),
         }
-        self._jars = classpath()
+        self._jars, self._options = classpath(), options
         conf = self._conf_dir("conf", {})
         self.conf = conf
-        self.resourcemanager = Daemon("resourcemanager", f"{_SERVER}.resourcemanager.ResourceManager", conf, self._jars, scratch)
+        main = f"{_SERVER}.resourcemanager.ResourceManager"
+        self.resourcemanager = Daemon("resourcemanager", main, conf, self._jars, scratch, options=options)
         self.nodemanagers = [self._nodemanager(number) for number in range(nodes)]
 
     def _conf_dir(self, name: str, site: Mapping[str, object]) -> Path:
@@ -95,7 +102,8 @@ class Yarn:
             "yarn.nodemanager.local-dirs": home / "local",
             "yarn.nodemanager.log-dirs": home / "logs",
         }
-        return Daemon(name, f"{_SERVER}.nodemanager.NodeManager", self._conf_dir(f"conf-{name}", site), self._jars, self.scratch, "192m")
+        main = f"{_SERVER}.nodemanager.NodeManager"
+        return Daemon(name, main, self._conf_dir(f"conf-{name}", site), self._jars, self.scratch, "192m", options=self._options)
 
     def start(self) -> None:
         """All at once, and waits until the ResourceManager has every node."""
