@@ -50,6 +50,7 @@ _silent = logging.getLogger("tarn_common.zk_session.kazoo")
 _silent.setLevel(logging.CRITICAL + 1)
 
 _REOPEN = Backoff(first_s=1.0, limit_s=30.0)
+_SESSIONS_UNTIL_NEW = 3.0  # lost for so many session time-outs, we stop asking for the old one
 _AWAY = (ConnectionLoss, ConnectionClosedError, SessionExpiredError)
 
 
@@ -160,10 +161,8 @@ class ZkSession:
     def _post(self, call: Callable[..., None], *args: Any) -> None:
         """From kazoo's threads into the loop; after the loop's end there is nobody to tell."""
         assert self._loop is not None
-        try:
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *args)
-        except RuntimeError:
-            log.debug("zookeeper_event_after_the_end")
 
     def _on_state(self, client: Any) -> None:
         """Looks at the client as it is now: of several changes at once only the last one counts."""
@@ -177,12 +176,28 @@ class ZkSession:
         was, self.connected = self.connected, False
         if was:
             self._on_lost()
+            self._give_up_later(client)
         if state in (KeeperState.CLOSED, KeeperState.AUTH_FAILED):
             self._deaths += 1
             delay_s = _REOPEN.delay_s(self._deaths, random.random())  # noqa: S311 - jitter
             log.warning("zookeeper_connection_given_up", ensemble=self._ensemble.hosts, again_in_s=round(delay_s, 1), state=state)
             assert self._loop is not None
             self._loop.call_later(delay_s, self._open)
+
+    def _give_up_later(self, client: Any) -> None:
+        """A server that lost its data refuses, for ever, a client that has seen newer: so after a while we come as a new one."""
+
+        def give_up() -> None:
+            if client is not self._client or self.connected or self._closing:
+                return
+            log.info("zookeeper_session_given_up", ensemble=self._ensemble.hosts)
+            self._session = None
+            self._client = None
+            self._stop(client)
+            self._open()
+
+        assert self._loop is not None
+        self._loop.call_later(max(5.0, _SESSIONS_UNTIL_NEW * self._session_s), give_up)
 
     def _connected_as(self, session: SessionId) -> None:
         new = session != self._session
@@ -297,18 +312,8 @@ class ZkSession:
         if client is None or self._loop is None:
             return
         ended = asyncio.Event()
-
-        # A daemon thread of its own: kazoo's `stop` may wait for ten seconds and more, and must not hold the process's end.
-        def stop() -> None:
-            try:
-                client.stop()
-                client.close()
-            except Exception as error:  # noqa: BLE001 - the thread's last frame
-                log.debug("zookeeper_close_failed", error=f"{type(error).__name__}: {error}")
-            self._post(ended.set)
-
         was_connected, self.connected = self.connected, False
-        threading.Thread(target=stop, name="zookeeper-close", daemon=True).start()
+        self._stop(client, ended.set)
         try:
             await asyncio.wait_for(ended.wait(), deadline_s)
         except asyncio.TimeoutError:
@@ -317,6 +322,19 @@ class ZkSession:
         if was_connected and self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.unlink()
+
+    def _stop(self, client: Any, then: Callable[[], None] = lambda: None) -> None:
+        """In a daemon thread of its own: kazoo's `stop` may wait for ten seconds or for ever, and must not hold the process's end."""
+
+        def stop() -> None:
+            try:
+                client.stop()
+                client.close()
+            except Exception as error:  # noqa: BLE001 - the thread's last frame
+                log.debug("zookeeper_close_failed", error=f"{type(error).__name__}: {error}")
+            self._post(then)
+
+        threading.Thread(target=stop, name="zookeeper-close", daemon=True).start()
 
 
 def _translated(what: str, path: str, error: KazooException) -> ZooKeeperError:

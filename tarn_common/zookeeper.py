@@ -59,6 +59,7 @@ class ZooKeeper:
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._warned = False
+        self._ended = False
 
     def start(self) -> None:
         """Begins to connect, in the background; returns at once."""
@@ -129,14 +130,15 @@ class ZooKeeper:
 
     async def close(self, deadline_s: float = 3.0) -> None:
         """Ends the session: our znodes go at once. Never takes longer than the deadline."""
+        self.abandon()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait({self._task}, timeout=deadline_s)
         await self._session.close(deadline_s)
         self._settled.set()
 
     def abandon(self) -> None:
         """Leaves the session as it is, for the next process to take up: nothing more is done to any znode."""
+        self._ended = True  # `wait_for` before Python 3.12 may lose a cancellation that meets an answer
         if self._task is not None:
             self._task.cancel()
 
@@ -168,11 +170,11 @@ class ZooKeeper:
         self._wake.set()
 
     async def _work(self) -> None:
-        while True:
+        while not self._ended:
             await self._wake.wait()
             self._wake.clear()
             for path in sorted(self._stale):
-                if self.connected and not self._held_back(path):
+                if self.connected and not self._ended and not self._held_back(path):
                     await self._settle(path)
             self._settled.set()
 

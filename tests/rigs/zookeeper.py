@@ -7,6 +7,7 @@ stops or kills it. `zk_path` names a directory of znodes that no other test uses
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import subprocess
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 _JARS = Path("/usr/share/java")
-_WANTED = ("zookeeper.jar", "slf4j-log4j12.jar")
+_WANTED = ("zookeeper.jar", "slf4j-log4j12.jar", "log4j-1.2.jar")
 _PATIENCE_S = 60.0
 _JVM = (
     "-Xmx96m",
@@ -101,6 +102,16 @@ class ZooKeeperServer:
             self._process.wait(_PATIENCE_S)
             self._process = None
 
+    def signal(self, number: int) -> None:
+        """SIGSTOP hangs it: the kernel still accepts connections, and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def forget(self) -> None:
+        """Loses all data; only while it does not run."""
+        assert not self.running
+        shutil.rmtree(self.directory / "data")
+
     def command(self, word: str) -> str:
         """The answer to a four-letter word; empty when the server does not answer."""
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as link:
@@ -118,7 +129,7 @@ class ZooKeeperServer:
         data.mkdir(exist_ok=True)
         (conf / "log4j.properties").write_text(_LOG4J.format(log=self.directory / "zookeeper.log"))
         (conf / "zoo.cfg").write_text(_CONFIG.format(data=data, port=self.port, more=self._config))
-        classpath = ":".join([str(conf), *(str(_JARS / name) for name in _WANTED)])  # their manifests name the rest
+        classpath = ":".join([str(conf), *(str(_JARS / name) for name in _WANTED)])  # the first names the rest
         command = ["java", *_JVM, *self._jvm, "-cp", classpath, "org.apache.zookeeper.server.ZooKeeperServerMain", str(conf / "zoo.cfg")]
         with (self.directory / "stdout").open("ab") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=self.directory)
