@@ -30,7 +30,7 @@ from tarn_common.credentials import Token
 from tarn_common.endpoint import HostPort, parse_host_port
 from tarn_common.hadoop_conf import read
 from tests.rigs.hadoop import Hdfs
-from tests.rigs.until import until
+from tests.rigs.wait import eventually
 from tests.rigs.yarn import Yarn
 
 pytestmark = pytest.mark.real
@@ -213,7 +213,7 @@ class TestResourceManager:
         yarn.resourcemanager.kill()
         yarn.resourcemanager.start()
         assert await active_nodes(rm) in (0, 1)
-        await until(lambda: _has_node(rm), "the node is back")
+        await eventually(lambda: _has_node(rm), "the node is back")
 
 
 async def _has_node(rm: HadoopClient) -> bool:
@@ -240,13 +240,13 @@ class TestApplicationMaster:
                 allocation_request_id=7,
             )
             await master.allocate(ask)
-            await until(master.has_container, "the ask is served")
+            await eventually(master.has_container, "the ask is served")
             container, nm_token = master.allocated[0], token_of(master.nm_tokens[0].token)
             assert (container.allocation_request_id, container.resource.memory) == (7, 64)
             node = HostPort(container.nodeId.host, container.nodeId.port)
             async with by_token(node, nm_token) as nm:
                 await _run_and_stop(nm, container)
-            await until(master.has_completed, "the end of the container is reported")
+            await eventually(master.has_completed, "the end of the container is reported")
             assert master.completed[0].exit_status == -105
             finish = yarn_services_pb2.FinishApplicationMasterRequestProto(final_application_status=yarn_pb2.APP_SUCCEEDED)
             finished = await am.call(
@@ -257,7 +257,7 @@ class TestApplicationMaster:
         async def succeeded() -> bool:
             return (await _report(rm, app)).final_application_status == yarn_pb2.APP_SUCCEEDED
 
-        await until(succeeded, "the ResourceManager says SUCCEEDED")
+        await eventually(succeeded, "the ResourceManager says SUCCEEDED")
 
     async def test_a_heartbeat_before_registration_is_answered_by_name(self, yarn: Yarn, rm: HadoopClient) -> None:
         app = await _submit_unmanaged(rm)
@@ -325,7 +325,7 @@ async def _amrm_token(rm: HadoopClient, app: yarn_pb2.ApplicationIdProto) -> Tok
     async def launched() -> bool:
         return (await _report(rm, app)).HasField("am_rm_token")
 
-    await until(launched, "the attempt waits for its Application Master")
+    await eventually(launched, "the attempt waits for its Application Master")
     return token_of((await _report(rm, app)).am_rm_token)
 
 
@@ -345,7 +345,7 @@ async def _run_and_stop(nm: HadoopClient, container: yarn_pb2.ContainerProto) ->
         found = await nm.call(CONTAINER_MANAGEMENT, "getContainerStatuses", request, yarn_services_pb2.GetContainerStatusesResponseProto)
         return found.status[0].container_sub_state == yarn_pb2.CSS_RUNNING
 
-    await until(running, "the container runs")
+    await eventually(running, "the container runs")
     stopped = await nm.call(
         CONTAINER_MANAGEMENT,
         "stopContainers",
