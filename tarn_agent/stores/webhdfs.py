@@ -130,15 +130,18 @@ class WebHdfsStore:
             return call()
         except hdfs.HdfsError as error:
             raise self._translated(error) from None
+        except requests.JSONDecodeError as error:
+            raise self._no_webhdfs(error) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             # Without its text and without its chain: they hold the URL, and with it the token.
             raise StageError(
                 f"WebHDFS of {self._location} at {', '.join(self.urls)}, or a DataNode behind it, is away: {_kind(error)}", retry=True
             ) from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise StageError(
-                f"what answers for {self._location} at {', '.join(self.urls)} is no WebHDFS: {_kind(error)}", retry=True
-            ) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._no_webhdfs(error) from None
+
+    def _no_webhdfs(self, error: Exception) -> StageError:
+        return StageError(f"what answers for {self._location} at {', '.join(self.urls)} is no WebHDFS ({type(error).__name__})", retry=True)
 
     def _translated(self, error: hdfs.HdfsError) -> StageError:
         message = error.message.decode(errors="replace") if isinstance(error.message, bytes) else str(error.message)

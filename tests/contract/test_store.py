@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import io
 import itertools
 import os
+import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -187,6 +190,79 @@ class TestALinkInACircle:
         with pytest.raises(StageError, match="is a link leading in a circle") as caught:
             MountedStore(str(tmp_path), str(tmp_path)).listing(30)
         assert not caught.value.retry
+
+
+class Answering:
+    """A server that answers every connection with the same bytes."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Answering:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(65536)
+                    connection.sendall(self._answer)
+
+
+def http(body: bytes, status: bytes = b"200 OK", *headers: bytes) -> bytes:
+    return b"\r\n".join([b"HTTP/1.1 " + status, b"Content-Length: %d" % len(body), b"Connection: close", *headers, b"", body])
+
+
+class TestWhatIsNoHdfs:
+    """Whatever answers: one StageError of one line."""
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"",
+            b"\x00\xff" * 500,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{",
+            http(b"<html>"),
+            http(b"[]"),
+            http(b"null"),
+            http(b'{"FileStatus": 3}'),
+            http(b'{"FileStatus": {"type": "DIRECTORY"}}'),
+            http(b"<html>", b"401 Unauthorized"),
+            http(b"\xff\xfe", b"500 Oops"),
+            http(b"{}", b"403 Forbidden"),
+            http(b"[]", b"403 Forbidden"),
+            http(b'{"RemoteException": 7}', b"403 Forbidden"),
+            http(b"", b"307 Temporary Redirect", b"Location: http://127.0.0.1:1/"),
+            http(b"", b"307 Temporary Redirect", b"Location: \x80:::/"),
+            http(b"", b"307 Temporary Redirect", b"Location: /webhdfs/v1/"),
+        ],
+    )
+    def test_over_webhdfs(self, answer: bytes) -> None:
+        with Answering(answer) as server:
+            store = WebHdfsStore((f"http://{server.address}",), "/m", "hdfs:/m", user="alice")
+            with pytest.raises(StageError) as caught:
+                store.listing(30)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\x00\x00\x02\x08\x96", b"\xff" * 500, b"\x00" * 500]
+    )
+    def test_over_rpc(self, answer: bytes) -> None:
+        with Answering(answer) as server:
+            store = NativeHdfsStore(f"hdfs://{server.address}", "/m", "hdfs:/m", {})
+            with pytest.raises(StageError) as caught:
+                store.listing(5)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.real

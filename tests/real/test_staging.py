@@ -372,10 +372,15 @@ class TestTheStagerEnds:
         growing = staged.rename(staged.with_name(".models.new"))
         (growing / "m/1/part-00").write_bytes(os.urandom(20_000))
         (growing / "m/1/part-01").write_bytes(b"")
+        (growing / "other/1").mkdir(parents=True)
+        (growing / "other/1/file").write_bytes(b"x")
+        (growing / "m/1/link").symlink_to(tmp_path)
+        (growing / "m/1/part-03").unlink()
+        (growing / "m/1/part-03").mkdir()
         with (growing / ".tarn-manifest").open("ab") as journal:
             journal.write(b'{"path":"m/1/part-02","length":1')
         again = await stage(tmp_path, repositories.url(many))
-        assert again.progress.bytes_reused == 22 * 20_000
+        assert again.progress.bytes_reused == 21 * 20_000
         assert tree(staged) == expected(MANY, "m")
 
     async def test_cancelled_it_stops_at_once_and_leaves_nothing(self, repositories: Repositories, many: str, tmp_path: Path) -> None:
