@@ -11,9 +11,9 @@ import pytest
 from tarn_am.cluster.local import LocalCluster
 from tarn_am.ports import Allocated, Cluster, ClusterError, Completed, LaunchSpec
 from tarn_common.ids import ContainerId
-from tests.rigs.agents import until
 from tests.rigs.fake_cluster import FakeCluster, FakeWorld
 from tests.rigs.local_containers import Heard, local_cluster
+from tests.rigs.wait import eventually
 
 SPEC = LaunchSpec({"TARN_NAME": "x"}, b"credentials")
 NOBODY = ContainerId("container_1700000000000_0001_01_000999")
@@ -36,7 +36,7 @@ class Stage:
 
     async def allocated(self, cluster: Cluster, ask: str) -> ContainerId:
         await cluster.request(ask)
-        await until(lambda: any(isinstance(event, Allocated) and event.ask_id == ask for event in self.heard.events))
+        await eventually(lambda: any(isinstance(event, Allocated) and event.ask_id == ask for event in self.heard.events))
         return next(event.container_id for event in self.heard.events if isinstance(event, Allocated) and event.ask_id == ask)
 
     async def running(self, cluster: Cluster, ask: str) -> ContainerId:
@@ -44,11 +44,11 @@ class Stage:
         await cluster.launch(container, SPEC)
         if isinstance(cluster, LocalCluster):
             # A program that is stopped before its first line has no say in how it ends.
-            await until((cluster._place(container).run / "up").exists)
+            await eventually((cluster._place(container).run / "up").exists)
         return container
 
     async def completed(self, container: ContainerId) -> Completed:
-        await until(lambda: any(isinstance(event, Completed) and event.container_id == container for event in self.heard.events))
+        await eventually(lambda: any(isinstance(event, Completed) and event.container_id == container for event in self.heard.events))
         return next(event for event in self.heard.events if isinstance(event, Completed) and event.container_id == container)
 
 

@@ -26,7 +26,8 @@ from tarn_common import logs
 from tarn_common.clock import SystemClock
 from tarn_common.ids import ContainerId
 from tarn_common.wire import agent_pb2 as pb
-from tests.rigs.agents import APPLICATION, SECRET, AgentsRig, HandAgent, agents_rig, until
+from tests.rigs.agents import APPLICATION, SECRET, AgentsRig, HandAgent, agents_rig
+from tests.rigs.wait import eventually
 
 pytestmark = pytest.mark.real
 
@@ -55,17 +56,17 @@ class TestAConversation:
         welcome = await agent.hello()
         assert (welcome.accepted, welcome.report_interval, welcome.lease, welcome.am_incarnation) == (True, 1.0, 600.0, "incarnation")
         await agent.send(phase=pb.PhaseChange(phase=pb.STAGING, reason="copies"))
-        await until(lambda: bool(rig.door.heard(AgentPhase)))
+        await eventually(lambda: bool(rig.door.heard(AgentPhase)))
         assert rig.door.heard(AgentPhase)[0].report.phase is Phase.STAGING
         await agent.close()
-        await until(lambda: bool(rig.door.heard(AgentLost)))
+        await eventually(lambda: bool(rig.door.heard(AgentLost)))
         assert [type(event) for event in rig.door.told] == [AgentHello, AgentPhase, AgentLost]
 
     async def test_of_many_reports_the_fleet_hears_the_newest(self, rig: AgentsRig) -> None:
         agent = await rig.welcomed()
         for number in range(500):
             await agent.send(stats=pb.Stats(in_flight=float(number)))
-        await until(lambda: bool(rig.door.reports) and rig.door.reports[-1].samples[rig.container(2)].in_flight == 499.0)
+        await eventually(lambda: bool(rig.door.reports) and rig.door.reports[-1].samples[rig.container(2)].in_flight == 499.0)
         assert len(rig.door.reports) < 250
 
     async def test_fields_and_bodies_of_a_newer_agent_are_ignored(self, rig: AgentsRig) -> None:
@@ -75,7 +76,7 @@ class TestAConversation:
         await agent.call.write(
             pb.AgentMessage.FromString(pb.AgentMessage(phase=pb.PhaseChange(phase=pb.STAGING)).SerializeToString() + unknown)
         )
-        await until(lambda: bool(rig.door.heard(AgentPhase)))
+        await eventually(lambda: bool(rig.door.heard(AgentPhase)))
 
     async def test_orders_reach_their_agent(self, rig: AgentsRig) -> None:
         agent = await rig.welcomed()
@@ -145,7 +146,7 @@ class TestLogs:
         for batch in range(60):
             await agent.send(log_lines=pb.LogLines(request_id=wanted.request_id, lines=[f"{batch}"] * 100))
         await agent.send(phase=pb.PhaseChange(phase=pb.STAGING))
-        await until(lambda: bool(rig.door.heard(AgentPhase)))
+        await eventually(lambda: bool(rig.door.heard(AgentPhase)))
         await first
         for _ in range(TAIL_LINES_KEPT - 1):
             await anext(lines)
@@ -241,7 +242,7 @@ class TestAbsurdMessages:
         for number in range(20_000):
             change.models.add(name=f"m{number}")
         await agent.send(phase=change)
-        await until(lambda: bool(rig.door.heard(AgentPhase)))
+        await eventually(lambda: bool(rig.door.heard(AgentPhase)))
         report = rig.door.heard(AgentPhase)[0].report
         assert len(report.models) == 1_000
         assert len(report.reason) == 2_000
@@ -251,7 +252,7 @@ class TestAbsurdMessages:
         agent = await rig.welcomed()
         await agent.send(phase=pb.PhaseChange(phase=99))  # type: ignore[arg-type]
         await agent.send(phase=pb.PhaseChange(phase=pb.STAGING))
-        await until(lambda: bool(rig.door.heard(AgentPhase)))
+        await eventually(lambda: bool(rig.door.heard(AgentPhase)))
         assert len(rig.door.heard(AgentPhase)) == 1
 
 
@@ -268,7 +269,7 @@ class TestTwoStreamsOfOneContainer:
         await _still_served(rig, new)
         assert rig.door.heard(AgentLost) == [], "the container has not lost its agent"
         await new.close()
-        await until(lambda: len(rig.door.heard(AgentLost)) == 1)
+        await eventually(lambda: len(rig.door.heard(AgentLost)) == 1)
 
 
 class TestAnAgentThatDoesNotRead:
@@ -281,7 +282,7 @@ class TestAnAgentThatDoesNotRead:
             assert sent < 100 * OUTGOING_KEPT
             await asyncio.sleep(0)
         await _still_served(rig, steady)
-        await until(lambda: bool(rig.door.heard(AgentLost)))
+        await eventually(lambda: bool(rig.door.heard(AgentLost)))
         await deaf.close()
 
 
@@ -339,9 +340,9 @@ class TestADeadPeer:
             cwd=Path(__file__).parents[2],
         )
         try:
-            await until(lambda: bool(rig.door.heard(AgentHello)))
+            await eventually(lambda: bool(rig.door.heard(AgentHello)))
             child.send_signal(signal.SIGSTOP)
-            await until(lambda: bool(rig.door.heard(AgentLost)))
+            await eventually(lambda: bool(rig.door.heard(AgentLost)))
         finally:
             child.kill()
             child.communicate()

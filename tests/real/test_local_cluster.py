@@ -18,8 +18,8 @@ from tarn_am.cluster.local import ENDED_KEPT, LocalCluster
 from tarn_am.cluster.process import Process
 from tarn_am.ports import Allocated, ClusterError, Completed, LaunchSpec
 from tarn_common.ids import ContainerId
-from tests.rigs.agents import until
 from tests.rigs.local_containers import APPLICATION, POLITE, SHORT, STUBBORN, Heard, local_cluster
+from tests.rigs.wait import eventually
 
 pytestmark = pytest.mark.real
 
@@ -36,13 +36,13 @@ class Box:
     async def run(self, wait: str = "up") -> None:
         await self.cluster.start(self.heard.sink)
         await self.cluster.request("a")
-        await until(lambda: bool(self.heard.events))
+        await eventually(lambda: bool(self.heard.events))
         (event,) = self.heard.events
         assert isinstance(event, Allocated)
         self.container = event.container_id
         await self.cluster.launch(self.container, SPEC)
         if wait:
-            await until(lambda: (self.run_dir / wait).exists())
+            await eventually(lambda: (self.run_dir / wait).exists())
 
     @property
     def directory(self) -> Path:
@@ -62,7 +62,7 @@ class Box:
         return int(str(self.record["pid"]))
 
     async def completed(self) -> Completed:
-        await until(lambda: any(isinstance(event, Completed) for event in self.heard.events))
+        await eventually(lambda: any(isinstance(event, Completed) for event in self.heard.events))
         (found,) = [event for event in self.heard.events if isinstance(event, Completed)]
         return found
 
@@ -132,7 +132,7 @@ class TestHowItEnds:
         child = int((box.run_dir / "child").read_text())
         await box.cluster.stop(box.container)
         assert (await box.completed()).exit_status == 137
-        await until(lambda: not alive(child))
+        await eventually(lambda: not alive(child))
         await box.cluster.finish(True, "")
         assert not box.run_dir.exists()
 
@@ -150,7 +150,7 @@ class TestHowItEnds:
         child = int((box.run_dir / "child").read_text())
         os.kill(box.pid, signal.SIGKILL)
         await box.completed()
-        await until(lambda: not alive(child))
+        await eventually(lambda: not alive(child))
         await box.cluster.finish(True, "")
 
     async def test_old_directories_go_and_the_last_ones_stay_for_their_logs(self, tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ class TestHowItEnds:
         await cluster.start(heard.sink)
         for number in range(ENDED_KEPT + 3):
             await cluster.request(f"ask-{number}")
-        await until(lambda: len(heard.events) == ENDED_KEPT + 3)
+        await eventually(lambda: len(heard.events) == ENDED_KEPT + 3)
         for event in list(heard.events):
             await cluster.launch(event.container_id, SPEC) if isinstance(event, Allocated) else None
-        await until(lambda: sum(isinstance(event, Completed) for event in heard.events) == ENDED_KEPT + 3)
+        await eventually(lambda: sum(isinstance(event, Completed) for event in heard.events) == ENDED_KEPT + 3)
         await cluster.finish(True, "")
         assert len(list((tmp_path / "containers").iterdir())) == ENDED_KEPT
 
@@ -170,7 +170,7 @@ _MASTER = """
 import asyncio, sys
 from pathlib import Path
 from tests.rigs.local_containers import POLITE, Heard, local_cluster
-from tests.rigs.agents import until
+from tests.rigs.wait import eventually
 from tests.real.test_local_cluster import SPEC
 from tarn_common import logs
 logs.configure("WARNING")
@@ -178,7 +178,7 @@ async def main():
     cluster, heard = local_cluster(Path(sys.argv[1]), POLITE), Heard()
     await cluster.start(heard.sink)
     await cluster.request("a")
-    await until(lambda: bool(heard.events))
+    await eventually(lambda: bool(heard.events))
     await cluster.launch(heard.events[0].container_id, SPEC)
     print(heard.events[0].container_id, flush=True)
     await asyncio.sleep(600)
@@ -193,7 +193,7 @@ class TestTheMasterIsKilled:
         container = ContainerId(master.stdout.readline().decode().strip())
         cluster, heard = local_cluster(tmp_path), Heard()
         run_dir = cluster._place(container).run
-        await until((run_dir / "up").exists)
+        await eventually((run_dir / "up").exists)
         master.kill()
         master.communicate()
         (running,) = await cluster.start(heard.sink)
@@ -201,7 +201,7 @@ class TestTheMasterIsKilled:
         pid = int((run_dir / "up").read_text())
         assert alive(pid)
         await cluster.stop(container)
-        await until(lambda: bool(heard.events))
+        await eventually(lambda: bool(heard.events))
         assert heard.events == [Completed(container, 143, "")]
         assert not alive(pid)
         await cluster.finish(True, "")
@@ -212,7 +212,7 @@ class TestTheMasterIsKilled:
         second, heard = local_cluster(tmp_path), Heard()
         assert len(await second.start(heard.sink)) == 1
         os.kill(first.pid, signal.SIGKILL)
-        await until(lambda: bool(heard.events))
+        await eventually(lambda: bool(heard.events))
         assert heard.events == [Completed(first.container, None, "")]
         await first.completed()
         await first.cluster.finish(True, "")
@@ -268,7 +268,7 @@ class TestWhatCannotBe:
         cluster, heard = LocalCluster(tmp_path, APPLICATION, {}, command=("/nowhere/python",)), Heard()
         await cluster.start(heard.sink)
         await cluster.request("a")
-        await until(lambda: bool(heard.events))
+        await eventually(lambda: bool(heard.events))
         with pytest.raises(ClusterError, match="/nowhere/python could not be started"):
             await cluster.launch(heard.events[0].container_id, SPEC)  # type: ignore[union-attr]
         await cluster.finish(True, "")
@@ -289,6 +289,6 @@ class TestWhatCannotBe:
         cluster, heard = local_cluster(tmp_path, POLITE), Heard()
         assert await cluster.start(heard.sink) == []
         await cluster.request("a")
-        await until(lambda: bool(heard.events))
+        await eventually(lambda: bool(heard.events))
         assert heard.events[0].container_id.endswith("_000003")  # type: ignore[union-attr]
         await cluster.finish(True, "")

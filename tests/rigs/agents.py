@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +21,6 @@ from tarn_common.wire.limits import TLS_NAME
 APPLICATION = ApplicationId("application_1700000000000_0001")
 SECRET = "the-secret-of-this-application"
 DEADLINE_S = 60.0
-
-
-async def until(what: Callable[[], bool]) -> None:
-    """Waits for something that can only be looked at."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + DEADLINE_S
-    while not what():
-        assert loop.time() < end, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 @dataclass
