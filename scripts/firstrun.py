@@ -114,7 +114,7 @@ def once(child: subprocess.Popen[bytes], directory: Path, began: float) -> None:
     steps += [
         ("agent accepted", phases["LAUNCHED"] - began),
         ("models staged", phases.get("STARTING", phases["READY"]) - began),
-        ("Triton live", live),
+        ("Triton live", min(live, phases["READY"] - began)),
         ("model loaded, instance READY", phases["READY"] - began),
         ("first answer", answered),
     ]

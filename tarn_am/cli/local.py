@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from tarn_am.cli import background
 from tarn_am.cli.client import AmClient
 from tarn_am.cli.find import TOKEN_FILE, read_token, state_directory
 from tarn_am.cli.narrator import Narrator
@@ -43,6 +44,7 @@ _LOG_LIMIT_BYTES = 32 << 20
 )
 @click.option("--token", metavar="TEXT", help="the API token itself; seen in the process list, so prefer --token-file")
 @click.option("--no-token", is_flag=True, help="no token: whoever reaches the API may read it; orders are taken from this machine alone")
+@click.option("--detach", is_flag=True, help="return when the Application Master answers; it runs on, `tarn stop` ends it")
 @click.option("--verbose", is_flag=True, help="the Application Master's log on the terminal instead of sentences")
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
@@ -60,6 +62,8 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         directory = state_directory(settings.name, given.get("state_dir") or os.environ.get("TARN_STATE_DIR", ""))
     except SettingsError as error:
         raise CommandError(Outcome.USAGE, str(error)) from error
+    if given["detach"]:
+        return background.start(directory)
     return _run(settings, directory, given)
 
 

@@ -18,6 +18,7 @@ from tarn_am.cli.outcome import Outcome
 from tests.rigs import command
 from tests.rigs.command import Ran, tarn
 from tests.rigs.secrets import planted
+from tests.rigs.until import until
 
 pytestmark = pytest.mark.real
 
@@ -178,3 +179,19 @@ class TestTheToken:
         found = psutil.Process(process.pid)
         assert token not in " ".join([*found.cmdline(), *found.environ().values(), *lines])
         assert token not in (locals_.state_dir / "logs" / "am.log").read_text()
+
+
+class TestInTheBackground:
+    async def test_it_returns_when_it_answers_and_tarn_stop_ends_it(self, locals_: Locals) -> None:
+        ran = await command.ended(await locals_.start("--detach"))
+        assert (ran.status, ran.err) == (Outcome.OK, "")
+        pid = int(ran.out.partition("(pid ")[2].partition(")")[0])
+        assert psutil.pid_exists(pid)
+        assert (await tarn(locals_.home, "stop")).status == Outcome.OK
+        await until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
+
+    async def test_a_start_that_fails_is_one_line_too(self, locals_: Locals) -> None:
+        first, _ = await locals_.up()
+        ran = await command.ended(await locals_.start("--detach"))
+        assert (ran.status, len(ran.err.splitlines())) == (Outcome.FAILED, 1)
+        assert f"pid {first.pid}" in ran.err
