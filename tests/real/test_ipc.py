@@ -12,7 +12,7 @@ from tarn_am.hadoop import credentials
 from tarn_am.hadoop.conf import NAMENODE_PRINCIPAL, RM_PRINCIPAL, RmService, login, namenodes, resource_managers, token_service
 from tarn_am.hadoop.credentials import token_of
 from tarn_am.hadoop.delegation import TokenIssuer, facts
-from tarn_am.hadoop.errors import AuthenticationError, NotHadoop, RemoteError
+from tarn_am.hadoop.errors import AuthenticationError, CallTimeout, NotHadoop, RemoteError
 from tarn_am.hadoop.ipc.client import HadoopClient, Patience
 from tarn_am.hadoop.ipc.digest import CIPHERS
 from tarn_am.hadoop.ipc.protection import Protection
@@ -207,6 +207,19 @@ class TestResourceManager:
                 yarn_services_pb2.RefreshNodesRequestProto(decommissionType=yarn_services_pb2.NORMAL),
                 yarn_services_pb2.RefreshNodesResponseProto,
             )
+
+    async def test_one_that_hangs_is_told_in_time_and_asked_anew_when_it_wakes(self, yarn: Yarn, rm: HadoopClient) -> None:
+        assert await active_nodes(rm) == 1
+        once = RpcProtocol(APPLICATION_CLIENT.name, 1, frozenset())
+        request, kind = yarn_services_pb2.GetClusterMetricsRequestProto(), yarn_services_pb2.GetClusterMetricsResponseProto
+        await rm.call(once, "getClusterMetrics", request, kind)
+        yarn.resourcemanager.freeze()
+        try:
+            with pytest.raises(CallTimeout, match=r"did not answer getClusterMetrics within 0\.5 s"):
+                await rm.call(once, "getClusterMetrics", request, kind, timeout_s=0.5)
+        finally:
+            yarn.resourcemanager.thaw()
+        await rm.call(once, "getClusterMetrics", request, kind)
 
     async def test_a_call_outlives_its_restart(self, yarn: Yarn, rm: HadoopClient) -> None:
         assert await active_nodes(rm) == 1
