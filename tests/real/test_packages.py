@@ -48,7 +48,7 @@ class TestEveryPython:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
     """Built from a copy, so that nothing that lies about in the tree gets in."""
     source = tmp_path_factory.mktemp("source")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    listed = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
 
 class TestTheWheel:
     def test_holds_every_file_of_the_packages_and_nothing_else(self, wheel: zipfile.Path) -> None:
-        listed = subprocess.run(["git", "ls-files", "-z", *PACKAGES], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+        listed = subprocess.run(
+            ["git", "-c", "safe.directory=*", "ls-files", "-z", *PACKAGES], cwd=ROOT, capture_output=True, check=True
+        ).stdout.decode()
         here = {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
         there = {name for name in wheel.root.namelist() if ".dist-info/" not in name and not name.endswith("/")}
         assert there == here
