@@ -103,10 +103,6 @@ class Connection:
     def closed(self) -> bool:
         return self._closed or self._retired
 
-    @property
-    def in_flight(self) -> int:
-        return len(self._waiting)
-
     async def call(self, call_id: int, retry: int, protocol: RpcProtocol, method: str, request: bytes, deadline_s: float) -> bytes:
         """The response's bytes. Raises RemoteError, CallLost, CallTimeout, TooLarge; Unreachable when nothing was sent."""
         if self.closed:
@@ -160,6 +156,8 @@ class Connection:
             self._end(error.at(self.address))
         except OSError as error:
             self._end(CallLost(f"the connection to {self.address} broke: {_why(error)}"))
+        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes provoke ends this connection; its calls must not wait on
+            self._end(ProtocolError(f"{self.address} sent what this client cannot digest: {error!r}"))
 
     def _deliver(self, reply: Reply) -> None:
         future = self._waiting.get(reply.call_id)
