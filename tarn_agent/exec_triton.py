@@ -1,29 +1,33 @@
-"""Becomes tritonserver: reads argv and environment from the file that the agent wrote, then execs, so that the pid is the same.
+"""Becomes tritonserver: reads its command line and environment from the file that the agent wrote, and execs it under the same pid.
 
-Standard library only, for it runs with `python -IS`. Triton must not outlive the supervisord that started it (a container's
-end takes all; on a bare machine nothing else would), so the kernel is asked to KILL it when its parent is gone.
+Run by supervisord as `python -IS exec_triton.py <run_dir>/triton.json`, which must cost nothing: standard library only, and
+nothing of TARN's. The models and ports are not known when supervisord reads its configuration; here they are.
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
+CANNOT_START = 105
+"""`tarn_common.exits.Exit.TRITON`: no program of ours in a container ends with a status below 100."""
 
 
 def main() -> None:
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("supervisord was gone before tritonserver began")
-    with open(sys.argv[1], encoding="utf-8") as file:
-        launch = json.load(file)
     try:
-        os.execvpe(launch["argv"][0], launch["argv"], {**os.environ, **launch["environ"]})  # noqa: S606
+        with open(sys.argv[1], encoding="utf-8") as file:
+            launch = json.load(file)
+        argv, environ = launch["argv"], launch["environ"]
+    except (IndexError, OSError, ValueError, KeyError) as error:
+        end(f"its launch cannot be read: {error!r}")
+    try:
+        os.execvpe(argv[0], argv, environ)  # noqa: S606
     except OSError as error:
-        sys.exit(f"cannot execute {launch['argv'][0]}: {error.strerror}; set TARN_TRITON_BIN to the tritonserver program")
+        end(f"{argv[0]} cannot be run: {error.strerror}; set TARN_TRITON_BIN to the tritonserver program")
+
+
+def end(reason: str) -> None:
+    print(f"tritonserver was not started: {reason}", flush=True)
+    sys.exit(CANNOT_START)
 
 
 if __name__ == "__main__":

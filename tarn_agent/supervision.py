@@ -1,111 +1,97 @@
-"""supervisord over its UNIX socket, as far as the agent needs it: one program's state, start, stop, and the end of all.
+"""The container's supervisord, as the agent speaks to it: XML-RPC over its UNIX socket, each call within a deadline.
 
-Blocking; called from worker threads. Every failure is a TritonError that says what was asked and what came back.
+API: http://supervisord.org/api.html. Every failure is a TritonError, because Triton is what the agent has supervisord for; one
+that tells which refusal it was is a SupervisionRefused.
 """
 
 from __future__ import annotations
 
-import http.client
-import socket
 import xmlrpc.client
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
+from tarn_agent.http_client import HttpClient, HttpError, unix
 from tarn_agent.ports import TritonError
 
 CALL_S = 5.0
+_REACHES = frozenset({"STARTING", "RUNNING", "STOPPING"})
 
 
 class Fault(IntEnum):
-    """supervisor's fault codes that mean something to us."""
+    """supervisor's fault codes that mean something to us (supervisor.xmlrpc.Faults)."""
 
     SHUTDOWN_STATE = 6
-    BAD_NAME = 10
     NO_FILE = 20
     NOT_EXECUTABLE = 21
     SPAWN_ERROR = 50
     ALREADY_STARTED = 60
-    NOT_RUNNING = 70
 
 
-class SupervisorFault(TritonError):
+class SupervisionRefused(TritonError):
     """supervisord answered, and the answer was no."""
 
-    def __init__(self, text: str, code: int) -> None:
+    def __init__(self, text: str, fault: int) -> None:
         super().__init__(text)
-        self.code = code
+        self.fault = fault
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program's state as supervisord has it: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN."""
+    """A program as supervisord has it; `pid` is 0 when it has no process. It may lag behind the process by a moment."""
 
     state: str
     pid: int
     exit_status: int
-    started_at: float
+    spawn_error: str
 
     @property
-    def runs(self) -> bool:
-        return self.state in ("STARTING", "RUNNING", "STOPPING") and self.pid > 0
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=CALL_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(CALL_S)
-        self.sock.connect(self._path)
-
-
-class _Transport(xmlrpc.client.Transport):
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._path = path
-
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _Connection(self._path)
+    def has_process(self) -> bool:
+        return self.state in _REACHES and self.pid > 0
 
 
 class Supervision:
-    """The container's supervisord. `path` is its socket."""
+    """The supervisord behind one socket."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
 
-    def _call(self, method: str, *args: Any) -> Any:
-        with xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_Transport(self._path)) as proxy:
-            try:
-                return getattr(proxy.supervisor, method)(*args)
-            except xmlrpc.client.Fault as fault:
-                raise SupervisorFault(f"supervisord refused {method}{args}: {fault.faultString}", fault.faultCode) from fault
-            except (OSError, http.client.HTTPException, xmlrpc.client.Error, ValueError) as error:
-                raise TritonError(f"supervisord did not answer {method} on {self._path}: {error}") from error
-
-    def program(self, name: str) -> Program:
-        found = self._call("getProcessInfo", name)
-        return Program(found["statename"], found["pid"], found["exitstatus"], float(found["start"]))
-
-    def start(self, name: str) -> None:
-        """Returns as soon as the process was spawned. A program that runs already raises SupervisorFault(ALREADY_STARTED)."""
-        self._call("startProcess", name, False)
-
-    def stop(self, name: str) -> None:
-        """Sends TERM and returns at once; what is not running is left alone."""
+    async def program(self, name: str) -> Program:
+        found = await self._call("getProcessInfo", name)
         try:
-            self._call("stopProcess", name, False)
-        except SupervisorFault as fault:
-            if fault.code != Fault.NOT_RUNNING:
-                raise
+            return Program(str(found["statename"]), int(found["pid"]), int(found["exitstatus"]), str(found["spawnerr"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise TritonError(f"supervisord says of {name} what is not understood: {found!r}") from error
 
-    def shut_down(self) -> None:
+    async def start(self, name: str) -> None:
+        """Returns when the process was spawned; it may have died since."""
+        await self._call("startProcess", name, False)
+
+    async def shut_down(self) -> None:
         """Ends supervisord and all its programs; one that is ending already is left to it."""
         try:
-            self._call("shutdown")
-        except SupervisorFault as fault:
-            if fault.code != Fault.SHUTDOWN_STATE:
+            await self._call("shutdown")
+        except SupervisionRefused as refused:
+            if refused.fault != Fault.SHUTDOWN_STATE:
                 raise
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        # A connection a call: they are seconds apart, and each holds a slot of supervisord's loop.
+        client = HttpClient(unix(str(self._socket)), {"Content-Type": "text/xml"}, keep=False)
+        body = xmlrpc.client.dumps(arguments, f"supervisor.{method}").encode()
+        try:
+            answer = await client.ask("POST", "/RPC2", CALL_S, body)
+            if answer.status != 200:
+                raise TritonError(f"supervisord answered {method} with HTTP status {answer.status}")
+            return xmlrpc.client.loads(answer.body)[0][0]
+        except HttpError as error:
+            raise TritonError(f"supervisord does not answer on {self._socket}: {error}") from error
+        except xmlrpc.client.Fault as fault:
+            said = f"supervisord refused {method}({', '.join(map(str, arguments))}): {fault.faultString}"
+            raise SupervisionRefused(said, fault.faultCode) from fault
+        except (xmlrpc.client.Error, ExpatError, ValueError, IndexError) as error:
+            raise TritonError(f"supervisord's answer to {method} is not XML-RPC") from error
+        finally:
+            client.close()

@@ -1,271 +1,253 @@
 """The tritonserver of this container: a program of supervisord that the agent starts, watches, stops, and adopts.
 
-What was launched is kept in `<run_dir>/triton.json` (mode 0600), so that a restarted agent finds the ports, the models and
-the value that opens the control API. The end of the process is seen through a pidfd, in milliseconds.
+It is a child of supervisord, so it serves on when the agent dies. What was launched is kept in `<run_dir>/triton.json`, from
+which the next agent learns ports, models and the value that opens the control API. Its end is seen through a pidfd, in
+milliseconds. Signals go to the process itself and not through supervisord, which answers nothing while it shuts down.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
-import json
 import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
 
 import structlog
 
+from tarn_agent.core import command
 from tarn_agent.core.model import Ports, TritonLaunch
-from tarn_agent.init import SOCKET, write_exit_status
+from tarn_agent.log_tail import LogTail, last_lines
 from tarn_agent.ports import Health, TritonError, TritonProcess
+from tarn_agent.process import Process, find
+from tarn_agent.run_dir import RunDir
 from tarn_agent.settings import AgentSettings
-from tarn_agent.supervision import Fault, Program, Supervision, SupervisorFault
-from tarn_agent.triton_http import RESTRICTED_HEADER, TritonHttp
+from tarn_agent.supervision import Fault, Supervision, SupervisionRefused
+from tarn_agent.triton_http import TritonControl
 from tarn_common.clock import Clock
 from tarn_common.exits import Exit
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
+
 PROGRAM = "triton"
-REAP_S = 0.05
-RESTRICTED = "model-repository,shared-memory,logging,trace"
+_SETTLE_S = 5.0
+"""How long supervisord may take to see an end that we have seen; it looks once a second, and at each call."""
+_LOOK_S = 0.05
+_KILL_S = 30.0
+"""A process that a KILL does not end is held by the kernel (a GPU driver, a dead NFS): it is reported, not waited for."""
 
 
 class SupervisedTriton:
-    """Implements `ports.Triton`. Methods are called from one event loop."""
+    """Implements `ports.Triton`. One owner, one event loop."""
 
     def __init__(self, settings: AgentSettings, clock: Clock) -> None:
         self._settings, self._clock = settings, clock
-        self._run_dir = Path(settings.run_dir)
-        self._supervision = Supervision(str(self._run_dir / SOCKET))
-        # Two threads: a probe of a hung Triton must not hold up supervisord's calls. Orders such as a load use the loop's own.
-        self._probes = ThreadPoolExecutor(1, "triton-probe")
-        self._calls = ThreadPoolExecutor(1, "supervisord")
-        self._process: TritonProcess | None = None
-        self._http: TritonHttp | None = None
+        self._run = RunDir(settings.run_dir)
+        self._log = Path(settings.log_dir) / "triton.log"
+        self._supervision = Supervision(self._run.socket)
+        self._process: Process | None = None
+        self._control: TritonControl | None = None
+        self._tail = LogTail(self._log, whole=True)
 
-    async def _call(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._calls, function, *args)
+    # --- its process
 
     async def running(self) -> TritonProcess | None:
-        program = await self._call(self._supervision.program, PROGRAM)
-        self._process = TritonProcess(program.pid, program.started_at) if program.runs and _alive(program.pid) else None
-        return self._process
-
-    def remembered(self) -> TritonLaunch | None:
+        """Raises TritonError when supervisord cannot be asked and nothing is remembered either."""
         try:
-            kept = json.loads((self._run_dir / "triton.json").read_text())["launch"]
-            return TritonLaunch(
-                repository=kept["repository"],
-                models=tuple(kept["models"]),
-                ports=Ports(**kept["ports"]),
-                bind=kept["bind"],
-                exit_timeout_s=kept["exit_timeout_s"],
-                restricted_value=kept["restricted_value"],
-                extra_args=tuple(kept["extra_args"]),
-                environ=tuple((key, value) for key, value in kept["environ"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+            program = await self._supervision.program(PROGRAM)
+        except TritonError:
+            # While supervisord shuts down it refuses every question; the process that we know is still the one.
+            if self._process is None:
+                raise
+            return self._told(self._process) if self._process.runs else None
+        found = find(program.pid) if program.has_process else None
+        if found is not None:
+            self._process = found
+        return self._told(found) if found is not None else None
 
-    def choose_ports(self, fixed: Ports) -> Ports:
-        bound: list[socket.socket] = []
-        try:
-            for name, port in dataclasses.asdict(fixed).items():
-                bound.append(_bind(self._settings.bind, port, name))
-            return Ports(*(sock.getsockname()[1] for sock in bound))
-        finally:
-            for sock in bound:
-                sock.close()
+    def _told(self, process: Process) -> TritonProcess:
+        return TritonProcess(process.pid, self._clock.wall() - process.age_s)
 
     async def start(self, launch: TritonLaunch) -> TritonProcess:
-        """Starts it, or adopts the one that runs. A process that is dead but not yet reaped is waited for."""
-        await self._call(self._write, launch)
-        while True:
-            program = await self._call(self._supervision.program, PROGRAM)
-            if program.runs and _alive(program.pid):
-                break
-            if not program.runs:
-                await self._spawn()
-            # Each call wakes supervisord, which then reaps: so this turns a few times at most.
-            await asyncio.sleep(REAP_S)
-        self._process = TritonProcess(program.pid, program.started_at or self._clock.wall())
-        self._http = TritonHttp(launch)
-        return self._process
+        """Starts it; where one runs already, that one is adopted with the launch that it was started with."""
+        running = await self.running()
+        if running is not None:
+            log.info("triton_adopted", pid=running.pid)
+            return running
+        try:
+            argv = command.argv(launch, self._settings.triton_bin, self._settings.triton_backends)
+            self._run.write_launch(launch, argv, command.environ(os.environ, launch))
+        except command.CommandError as error:
+            raise TritonError(str(error)) from error
+        except OSError as error:
+            raise TritonError(f"{self._run.launch} cannot be written: {error.strerror}") from error
+        self._forget_control()
+        self._tail = LogTail(self._log)
+        await self._spawn()
+        return await self._spawned()
 
     async def _spawn(self) -> None:
-        try:
-            await self._call(self._supervision.start, PROGRAM)
-        except SupervisorFault as fault:
-            if fault.code != Fault.ALREADY_STARTED:
-                raise TritonError(f"supervisord could not start tritonserver: {fault}") from fault
-        program: Program = await self._call(self._supervision.program, PROGRAM)
-        if program.state in ("FATAL", "EXITED", "BACKOFF"):
-            said = "; ".join(self.last_lines(3)) or f"status {program.exit_status}"
-            raise TritonError(f"tritonserver ended as soon as it was started: {said}")
+        """Asks until supervisord has seen the end of the one before."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SETTLE_S
+        while True:
+            try:
+                return await self._supervision.start(PROGRAM)
+            except SupervisionRefused as refused:
+                if refused.fault == Fault.SHUTDOWN_STATE:
+                    raise TritonError("tritonserver is not started: this container is shutting down") from refused
+                if refused.fault != Fault.ALREADY_STARTED or loop.time() > until:
+                    raise TritonError(f"tritonserver was not started: {self._last_words() or refused}") from refused
+                if await self.running() is not None:
+                    return None
+            await asyncio.sleep(_LOOK_S)
 
-    def _write(self, launch: TritonLaunch) -> None:
-        record = {"argv": self._argv(launch), "environ": dict(launch.environ), "launch": dataclasses.asdict(launch)}
-        path = self._run_dir / "triton.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(record, file)
-        temporary.replace(path)
+    async def _spawned(self) -> TritonProcess:
+        running = await self.running()
+        if running is None:
+            raise TritonError(f"tritonserver ended as soon as it was started: {self._last_words() or f'{self._log} does not say why'}")
+        log.info("triton_started", pid=running.pid)
+        return running
 
-    def _argv(self, launch: TritonLaunch) -> list[str]:
-        opens = f"{RESTRICTED}:{RESTRICTED_HEADER}={launch.restricted_value}"
-        argv = [
-            self._settings.triton_bin,
-            f"--model-repository={launch.repository}",
-            "--model-control-mode=explicit",
-            *(f"--load-model={model}" for model in launch.models),
-            "--exit-on-error=false",
-            "--strict-readiness=true",
-            f"--exit-timeout-secs={launch.exit_timeout_s}",
-            f"--http-address={launch.bind}",
-            f"--grpc-address={launch.bind}",
-            f"--metrics-address={launch.bind}",
-            f"--http-port={launch.ports.http}",
-            f"--grpc-port={launch.ports.grpc}",
-            f"--metrics-port={launch.ports.metrics}",
-            "--reuse-http-port=false",
-            "--reuse-grpc-port=false",
-            "--allow-gpu-metrics=true",
-            f"--http-restricted-api={opens}",
-            f"--grpc-restricted-protocol={opens}",
-        ]
-        if self._settings.triton_backends:
-            argv.append(f"--backend-directory={self._settings.triton_backends}")
-        return [*argv, *launch.extra_args]
+    def _last_words(self) -> str:
+        """What the log got since the last start, in one line."""
+        return " / ".join(line.strip() for line in self._tail.added()[-3:] if line.strip())
 
-    def adopt(self, launch: TritonLaunch) -> None:
-        """Takes up the conversation with a Triton that `launch` started and that still runs."""
-        self._http = TritonHttp(launch)
-
-    def _talk(self) -> TritonHttp:
-        if self._http is None:
-            launch = self.remembered()
-            if launch is None:
-                raise TritonError("no tritonserver was started in this container yet")
-            self._http = TritonHttp(launch)
-        return self._http
-
-    async def probe(self, deadline_s: float) -> Health:
-        try:
-            talk = self._talk()
-        except TritonError as error:
-            return Health(answered=False, error=str(error))
-        return await asyncio.get_running_loop().run_in_executor(self._probes, talk.health, deadline_s)
-
-    async def metrics(self, deadline_s: float) -> str:
-        return await asyncio.get_running_loop().run_in_executor(self._probes, self._talk().metrics, deadline_s)
-
-    async def load(self, model: str) -> None:
-        await asyncio.to_thread(self._talk().load, model)
-
-    async def unload(self, model: str) -> None:
-        await asyncio.to_thread(self._talk().unload, model)
+    async def gone(self, process: TritonProcess) -> None:
+        known = self._process if self._process is not None and self._process.pid == process.pid else find(process.pid)
+        if known is not None:
+            await known.ended()
 
     async def stop(self, term_s: float) -> None:
-        await self._close_http()
-        with contextlib.suppress(TritonError):
+        """Also ends what supervisord no longer answers for. Raises TritonError when even KILL does not end it."""
+        self._forget_control()
+        try:
             await self.running()
+        except TritonError as error:
+            log.warning("supervisord_silent", error=str(error))
         process = self._process
-        if process is None or not _alive(process.pid):
+        if process is None or not process.send(signal.SIGTERM):
             return
-        try:
-            await self._call(self._supervision.stop, PROGRAM)
-        except TritonError:
-            # supervisord is ending itself and takes no orders, or is gone: the signal is the same.
-            _signal(process.pid, signal.SIGTERM)
-        try:
-            await asyncio.wait_for(self.gone(process), term_s)
-        except asyncio.TimeoutError:
+        if not await _ended(process, term_s):
             log.info("triton_killed", pid=process.pid, after_term_s=term_s)
-            _signal(process.pid, signal.SIGKILL)
-            await self.gone(process)
+            process.send(signal.SIGKILL)
+            if not await _ended(process, _KILL_S):
+                raise TritonError(f"tritonserver (pid {process.pid}) does not end, {_KILL_S:g} s after KILL: the kernel holds it")
         self._process = None
 
     async def kill(self) -> None:
-        """For a Triton that hangs: TERM would not be heard."""
+        """For one that hangs and would not hear a TERM. Returns at once; `gone` tells the end."""
         if self._process is not None:
-            _signal(self._process.pid, signal.SIGKILL)
+            self._process.send(signal.SIGKILL)
 
-    async def gone(self, process: TritonProcess) -> None:
+    # --- how it was launched
+
+    def remembered(self) -> TritonLaunch | None:
+        return self._run.read_launch()
+
+    def choose_ports(self, fixed: Ports) -> Ports:
+        """All three are held until the last is found, so that they differ."""
+        held: list[socket.socket] = []
         try:
-            descriptor = os.pidfd_open(process.pid)
-        except ProcessLookupError:
-            return
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(descriptor, ended.set)
-        try:
-            await ended.wait()
+            # The fixed ones first: a free one must not happen to be one of them.
+            wanted = {"HTTP": fixed.http, "gRPC": fixed.grpc, "metrics": fixed.metrics}
+            chosen: dict[str, int] = {}
+            for name in sorted(wanted, key=lambda name: wanted[name] == 0):
+                held.append(_hold(self._settings.bind, wanted[name], name))
+                chosen[name] = held[-1].getsockname()[1]
+            return Ports(chosen["HTTP"], chosen["gRPC"], chosen["metrics"])
         finally:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
+            for sock in held:
+                sock.close()
+
+    # --- talking to it
+
+    def _talk(self) -> TritonControl:
+        if self._control is None:
+            launch = self.remembered()
+            if launch is None:
+                raise TritonError("no tritonserver was started in this container yet")
+            try:
+                self._control = TritonControl(launch)
+            except ValueError as error:
+                raise TritonError(f"{self._run.launch} names no IP address to reach Triton at: {launch.bind!r}") from error
+        return self._control
+
+    def _forget_control(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    async def probe(self, deadline_s: float) -> Health:
+        """While Triton loads its first models it answers nothing: then the models' states are those that its log tells."""
+        try:
+            control = self._talk()
+        except TritonError as error:
+            return Health(answered=False, error=str(error))
+        health = await control.health(deadline_s)
+        if health.answered or control.answered:
+            return health
+        launch = self.remembered()
+        models = self._tail.read().of(launch.models) if launch is not None else ()
+        return Health(answered=False, models=models, error=health.error)
+
+    async def metrics(self, deadline_s: float) -> str:
+        return await self._talk().metrics(deadline_s)
+
+    async def load(self, model: str) -> None:
+        await self._talk().order("load", model, self._settings.load_stall_s)
+
+    async def unload(self, model: str) -> None:
+        await self._talk().order("unload", model, self._settings.load_stall_s)
 
     def last_lines(self, count: int) -> list[str]:
-        try:
-            with (Path(self._settings.log_dir) / "triton.log").open("rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - 500 * count))
-                return file.read().decode(errors="replace").splitlines()[-count:]
-        except OSError:
-            return []
+        return last_lines(self._log, count)
+
+    # --- the container
 
     async def shut_down_container(self) -> None:
-        await self._call(self._supervision.shut_down)
+        await self._supervision.shut_down()
 
-    def write_exit_status(self, status: Exit) -> None:
-        write_exit_status(self._run_dir, status)
-
-    async def _close_http(self) -> None:
-        if self._http is not None:
-            await asyncio.get_running_loop().run_in_executor(self._probes, self._http.close)
+    def write_exit_status(self, status: Exit, reason: str = "") -> None:
+        """What the container will end with; the first one stays. `reason` becomes the last line of its stderr."""
+        try:
+            self._run.write_exit(status, reason)
+        except OSError as error:
+            log.error("exit_status_not_written", status=status.code, path=str(self._run.path), error=error.strerror)
 
     async def close(self) -> None:
-        await self._close_http()
-        self._probes.shutdown(wait=False, cancel_futures=True)
-        self._calls.shutdown(wait=False, cancel_futures=True)
+        """Lets go of Triton, which serves on."""
+        self._forget_control()
 
 
 def restricted_value() -> str:
-    """Random, for one start of Triton: it is seen in the process list of the node."""
+    """Opens the restricted APIs of one start of Triton. Random, because the node's process list shows it."""
     return secrets.token_hex(16)
 
 
-def _bind(address: str, port: int, name: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+async def _ended(process: Process, within_s: float) -> bool:
     try:
+        await asyncio.wait_for(process.ended(), within_s)
+    except asyncio.TimeoutError:
+        return False
+    return True
+
+
+def _hold(address: str, port: int, name: str) -> socket.socket:
+    """Binds and listens as Triton will: what remains of closed connections is no hindrance, another server is."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         sock.listen(1)
     except OSError as error:
         sock.close()
-        raise TritonError(
-            f"Triton's {name} port {port} cannot be had on {address}: {error.strerror}; free it, choose another, or give 0 for a free one"
-        ) from error
+        what = f"port {port} on {address}" if port else f"a free port on {address}"
+        who = (
+            f"stop what holds it (`ss -ltnp 'sport = :{port}'` names it) or choose another; 0 takes a free one"
+            if port
+            else "check TARN_BIND"
+        )
+        raise TritonError(f"Triton's {name} port: {what} cannot be had ({error.strerror}): {who}") from error
     return sock
-
-
-def _alive(pid: int) -> bool:
-    """Runs and is no zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)

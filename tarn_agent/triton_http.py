@@ -1,123 +1,130 @@
-"""Triton's control API over HTTP: health, repository index, load, unload, metrics. Blocking, each call within a deadline.
+"""Triton's control API over HTTP: health, repository index, load and unload, metrics. Each call within a deadline.
 
-One kept-alive connection a port, made anew when it breaks. `close` ends them, because tritonserver waits for open
-connections when it is told to end.
+API: the Open Inference Protocol's health and Triton's extensions "model repository" and metrics
+(https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md).
 """
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import json
-import time
-from typing import Any
+from collections.abc import Iterable
+from ipaddress import ip_address
+from urllib.parse import quote
 
+from tarn_agent.core.command import RESTRICTED_HEADER
 from tarn_agent.core.model import ModelState, TritonLaunch
+from tarn_agent.http_client import Answer, HttpClient, HttpError, tcp
 from tarn_agent.ports import Health, TritonError
 
-RESTRICTED_HEADER = "tarn-control"
-"""The header that opens the restricted APIs; its value is random, new with each start of Triton."""
-ORDER_S = 600.0
-"""A load answers when the model is loaded, which may be minutes."""
+_STATES = ("READY", "LOADING", "UNLOADING", "UNAVAILABLE")
+"""A model is what its best version is: one version that serves makes it READY."""
+_REASON_CHARACTERS = 2_000
 
 
-class TritonHttp:
-    """The HTTP and metrics ports of one launch."""
+class TritonControl:
+    """The HTTP and metrics ports of one launch. `close` before TERM: Triton waits for every open connection, idle ones too."""
 
     def __init__(self, launch: TritonLaunch) -> None:
-        self._host = "127.0.0.1" if launch.bind in ("0.0.0.0", "") else launch.bind
-        self._ports = launch.ports
-        self._wanted = launch.models
-        self._headers = {RESTRICTED_HEADER: launch.restricted_value, "Content-Type": "application/json"}
-        self._kept: dict[int, http.client.HTTPConnection] = {}
+        host, headers = _local(launch.bind), {RESTRICTED_HEADER: launch.restricted_value, "Content-Type": "application/json"}
+        self._port, self._host, self._headers, self._wanted = launch.ports.http, host, headers, launch.models
+        self._http = HttpClient(tcp(host, launch.ports.http), headers)
+        self._metrics = HttpClient(tcp(host, launch.ports.metrics), {})
+        self._orders: set[HttpClient] = set()
+        self.answered = False
+        """It has answered a probe since it was started."""
 
     def close(self) -> None:
-        for connection in self._kept.values():
-            connection.close()
-        self._kept.clear()
+        for client in (self._http, self._metrics, *self._orders):
+            client.close()
 
-    def health(self, deadline_s: float) -> Health:
-        """Never raises for a server that is down or hung: the Health says so."""
-        until = time.monotonic() + deadline_s
+    async def health(self, deadline_s: float) -> Health:
+        """Never raises for a server that is down, hung or strange: the Health says so."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline_s
         try:
-            ready, _ = self._ask(self._ports.http, "GET", "/v2/health/ready", until)
-            status, text = self._ask(self._ports.http, "POST", "/v2/repository/index", until, b"{}")
-        except TritonError as error:
-            return Health(answered=False, error=str(error))
-        if status != 200:
-            return Health(answered=True, live=True, error=f"the repository index answered {status}: {text[:200]}")
+            live = await self._http.ask("GET", "/v2/health/live", deadline_s)
+            ready = await self._http.ask("GET", "/v2/health/ready", until - loop.time())
+            index = await self._http.ask("POST", "/v2/repository/index", until - loop.time(), b"{}")
+        except HttpError as error:
+            return Health(answered=False, error=f"tritonserver (port {self._port}): {error}")
+        self.answered = True
+        states = (live.status == 200, ready.status == 200)
+        if index.status != 200:
+            return Health(True, *states, error=f"Triton's repository index answered {index.status}: {_said(index)}")
+        models = read_index(index.body, self._wanted)
+        if models is None:
+            return Health(True, *states, error=f"Triton's repository index cannot be read: {index.text[:200]}")
+        return Health(True, *states, models)
+
+    async def metrics(self, deadline_s: float) -> str:
         try:
-            return Health(answered=True, live=True, ready=ready == 200, models=self._models(json.loads(text)))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return Health(answered=True, live=True, error=f"the repository index is not what Triton answers: {text[:200]}")
-
-    def _models(self, index: list[dict[str, Any]]) -> tuple[ModelState, ...]:
-        """The index has a row a version; a model is READY when any of its versions is."""
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for row in index:
-            rows.setdefault(str(row["name"]), []).append(row)
-        return tuple(self._model(name, rows.get(name, [])) for name in sorted({*rows, *self._wanted}))
-
-    def _model(self, name: str, rows: list[dict[str, Any]]) -> ModelState:
-        ready = tuple(str(row.get("version", "")) for row in rows if row.get("state") == "READY")
-        states = [str(row["state"]) for row in rows if row.get("state")]
-        reasons = [str(row["reason"]) for row in rows if row.get("reason")]
-        state = next((known for known in ("READY", "LOADING", "UNLOADING", "UNAVAILABLE") if known in states), "UNKNOWN")
-        reason = "" if state == "READY" else "; ".join(dict.fromkeys(reasons))
-        return ModelState(name, state, reason, ready, wanted=name in self._wanted)
-
-    def metrics(self, deadline_s: float) -> str:
-        status, text = self._ask(self._ports.metrics, "GET", "/metrics", time.monotonic() + deadline_s)
-        if status != 200:
-            raise TritonError(f"Triton's metrics page answered {status}")
-        return text
-
-    def load(self, model: str) -> None:
-        self._order(model, "load", b"{}")
-
-    def unload(self, model: str) -> None:
-        self._order(model, "unload", b'{"parameters":{"unload_dependents":false}}')
-
-    def _order(self, model: str, verb: str, body: bytes) -> None:
-        """On a connection of its own, because a load may take minutes and probes must go on."""
-        if not model or any(not (char.isalnum() or char in "._-") for char in model):
-            raise TritonError(f"{model!r} is not a model's name: use letters, digits, '.', '_' and '-'")
-        connection = http.client.HTTPConnection(self._host, self._ports.http, timeout=ORDER_S)
-        try:
-            connection.request("POST", f"/v2/repository/models/{model}/{verb}", body, self._headers)
-            answer = connection.getresponse()
-            text = answer.read(65536).decode(errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            raise TritonError(f"Triton did not answer to {verb} {model}: {error!r}") from error
-        finally:
-            connection.close()
+            answer = await self._metrics.ask("GET", "/metrics", deadline_s)
+        except HttpError as error:
+            raise TritonError(f"Triton's metrics: {error}") from error
         if answer.status != 200:
-            raise TritonError(f"Triton could not {verb} {model}: {_reason(text)}")
+            raise TritonError(f"Triton's metrics page answered {answer.status}: {_said(answer)}")
+        return answer.text
 
-    def _ask(self, port: int, method: str, path: str, until: float, body: bytes | None = None) -> tuple[int, str]:
-        """One exchange; a kept connection that the server had closed is replaced once."""
-        for fresh in (port not in self._kept, True):
-            connection = self._kept.get(port) or http.client.HTTPConnection(self._host, port)
-            self._kept[port] = connection
-            try:
-                left = until - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError("timed out")
-                connection.timeout = left
-                if connection.sock is not None:
-                    connection.sock.settimeout(left)
-                connection.request(method, path, body, self._headers)
-                answer = connection.getresponse()
-                return answer.status, answer.read().decode(errors="replace")
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                del self._kept[port]
-                if fresh or isinstance(error, TimeoutError):
-                    raise TritonError(f"Triton did not answer {path} on port {port}: {error or repr(error)}") from error
-        raise AssertionError("unreachable")
+    async def order(self, verb: str, model: str, deadline_s: float) -> None:
+        """`load` returns when the model is loaded, which may take minutes: so it has a connection of its own and probes go on."""
+        body = b"{}" if verb == "load" else b'{"parameters":{"unload_dependents":false}}'
+        client = HttpClient(tcp(self._host, self._port), self._headers, keep=False)
+        self._orders.add(client)
+        try:
+            answer = await client.ask("POST", f"/v2/repository/models/{quote(model, safe='')}/{verb}", deadline_s, body)
+        except HttpError as error:
+            raise TritonError(f"Triton did not {verb} {model}: {error}") from error
+        finally:
+            self._orders.discard(client)
+            client.close()
+        if answer.status != 200:
+            raise TritonError(f"Triton did not {verb} {model}: {_said(answer)}")
 
 
-def _reason(text: str) -> str:
+def read_index(body: bytes, wanted: Iterable[str]) -> tuple[ModelState, ...] | None:
+    """The repository index, which has a row a version, as states a model; the wanted ones first. None for what is no index."""
     try:
-        return str(json.loads(text)["error"])
+        rows: dict[str, list[dict[str, str]]] = {}
+        for row in json.loads(body):
+            rows.setdefault(str(row["name"]), []).append({str(key): str(value) for key, value in row.items()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    names = list(dict.fromkeys(wanted))
+    absent = [{"state": "UNAVAILABLE", "reason": "it is not in the model repository"}]
+    return (
+        *(_model(name, rows.get(name, absent), True) for name in names),
+        *(_model(name, rows[name], False) for name in sorted(rows) if name not in names),
+    )
+
+
+def _model(name: str, rows: list[dict[str, str]], wanted: bool) -> ModelState:
+    states = [row.get("state", "") for row in rows]
+    state = next((known for known in _STATES if known in states), "UNAVAILABLE")
+    reasons = [row["reason"].strip() for row in rows if row.get("reason") and row.get("state") != "READY"]
+    if state == "READY":
+        # Older versions that were unloaded are no news; a newer one that failed to load is.
+        reasons = [reason for reason in reasons if reason != "unloaded"]
+    reason = "; ".join(dict.fromkeys(reasons)) or ("" if any(states) else "not loaded")
+    return ModelState(name, state, reason[:_REASON_CHARACTERS], _versions(rows), wanted)
+
+
+def _versions(rows: list[dict[str, str]]) -> tuple[str, ...]:
+    return tuple(row.get("version", "") for row in rows if row.get("state") == "READY")
+
+
+def _said(answer: Answer) -> str:
+    """Triton's own words, in one line's length."""
+    try:
+        text = str(json.loads(answer.body)["error"])
     except (ValueError, KeyError, TypeError):
-        return text[:500]
+        text = answer.text
+    return " ".join(text.split())[:_REASON_CHARACTERS]
+
+
+def _local(bind: str) -> str:
+    """Where a server that is bound to `bind` is reached from its own machine."""
+    address = ip_address(bind)
+    if not address.is_unspecified:
+        return str(address)
+    return "127.0.0.1" if address.version == 4 else "::1"
