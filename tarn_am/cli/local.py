@@ -194,4 +194,4 @@ class _Announcement:
 
     def end(self) -> None:
         if self._narrator is not None:
-            self._narrator.join(2.0)
+            self._narrator.join(0.5)
