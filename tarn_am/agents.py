@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hmac
 import re
+import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -25,6 +26,7 @@ from tarn_am.core.events import AgentHello, AgentLost, AgentPhase, AgentReports
 from tarn_am.gathering import Gathering
 from tarn_am.ports import ModelAction, NotConnected
 from tarn_common.clock import Clock
+from tarn_common.endpoint import HostPort
 from tarn_common.ids import ApplicationId, ContainerId, IdError, container_id
 from tarn_common.wire import agent_pb2 as pb
 from tarn_common.wire import agent_pb2_grpc
@@ -96,13 +98,14 @@ class AgentServer:
     def bind(self, host: str, ports: Sequence[int], key: bytes, certificate: bytes) -> int:
         """Listens on the first port of `ports` that is free (0: any) and returns it; raises AgentServerError. Nobody is answered before `start`."""
         credentials = grpc.ssl_server_credentials([(key, certificate)])
-        address = f"[{host}]" if ":" in host else host
         for port in ports:
+            # grpc itself says a failure on stderr, in words of its own.
+            if port and not _is_free(host, port):
+                continue
             server = grpc.aio.server(options=_OPTIONS)
             agent_pb2_grpc.add_UplinkServicer_to_server(self, server)  # type: ignore[no-untyped-call]
-            # grpc says RuntimeError for a port that is taken and for an address that is not of this machine alike.
             with contextlib.suppress(RuntimeError):
-                bound = server.add_secure_port(f"{address}:{port}", credentials)
+                bound = server.add_secure_port(str(HostPort(host, port)), credentials)
                 if bound:
                     self._server = server
                     return bound
@@ -322,4 +325,15 @@ class AgentServer:
         if last is not None and now - last < 60.0:
             return False
         self._told[who, what] = now
+        return True
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
         return True

@@ -68,8 +68,8 @@ class ScriptedAgent:
                 incarnation=str(os.getpid()),
                 phase=self._phase,
             )
-            await call.write(pb.AgentMessage(hello=hello))
             # Whoever took the master's port in the meantime may accept and say nothing.
+            await asyncio.wait_for(call.write(pb.AgentMessage(hello=hello)), 2.0)
             welcome = await asyncio.wait_for(call.read(), 2.0)
             if not welcome.welcome.accepted:
                 return Exit.REFUSED
