@@ -50,7 +50,13 @@ class AmClient:
     def config(self) -> dict[str, Any]:
         return self._object(self._ask("GET", "/config"))
 
-    def healthy(self) -> bool:
+    def trouble(self) -> str:
+        """Why `/health` says no; empty when it says yes."""
+        response = self._open("GET", "/health", None, "application/json", self.timeout_s, also=(503,))
+        said = self._object(self._decoded(response), "ok", "reason")
+        return "" if said["ok"] else clean(str(said["reason"]))
+
+    def answers(self) -> bool:
         """Whether something at the address answers at all."""
         try:
             connection = self._connect(self.timeout_s)
@@ -85,7 +91,9 @@ class AmClient:
             raise self._unreachable(error) from error
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, extra_s: float = 0.0) -> Any:
-        response = self._open(method, path, body, "application/json", self.timeout_s + extra_s)
+        return self._decoded(self._open(method, path, body, "application/json", self.timeout_s + extra_s))
+
+    def _decoded(self, response: http.client.HTTPResponse) -> Any:
         try:
             return json.loads(response.read(_LIMIT_BYTES) or b"null")
         except (OSError, http.client.HTTPException) as error:
@@ -93,7 +101,9 @@ class AmClient:
         except ValueError as error:
             raise self._stranger() from error
 
-    def _open(self, method: str, path: str, body: dict[str, Any] | None, accept: str, timeout_s: float | None) -> http.client.HTTPResponse:
+    def _open(
+        self, method: str, path: str, body: dict[str, Any] | None, accept: str, timeout_s: float | None, also: tuple[int, ...] = ()
+    ) -> http.client.HTTPResponse:
         headers = {"Accept": accept, "Connection": "close"}
         if self.token is not None:
             headers["X-TARN-Token"] = self.token
@@ -104,7 +114,7 @@ class AmClient:
             connection = self._connect(timeout_s)
             connection.request(method, self._path(path), data, headers)
             response = connection.getresponse()
-            if response.status in (200, 202):
+            if response.status in (200, 202, *also):
                 return response
             raise self._refused(response.status, response.read(1 << 16))
         except (OSError, http.client.HTTPException) as error:

@@ -34,7 +34,7 @@ def command(client: AmClient, as_json: bool, watch: bool) -> None:
         else:
             if watch and sys.stdout.isatty():
                 click.clear()
-            click.echo(page(status, render.colourful(sys.stdout)))
+            click.echo(page(status, client.trouble(), render.colourful(sys.stdout)))
         if not watch:
             return
         shown = status["version"]
@@ -42,9 +42,9 @@ def command(client: AmClient, as_json: bool, watch: bool) -> None:
             status = waiting.next_status(client, status, 1.0)
 
 
-def page(status: dict[str, Any], colours: bool) -> str:
-    """The whole answer as text."""
-    parts = [_headline(status, colours), _counts(status)]
+def page(status: dict[str, Any], trouble: str, colours: bool) -> str:
+    """The whole answer as text; `trouble` is what `/health` complains of."""
+    parts = [_headline(status, trouble, colours), _counts(status)]
     if status["instances"]:
         parts.append(render.table(_HEADINGS, [_row(one, status["at"]) for one in status["instances"]], colours))
     recent = [*status["happenings"]][-_HAPPENINGS:]
@@ -58,11 +58,13 @@ def page(status: dict[str, Any], colours: bool) -> str:
 _HEADINGS = ("INSTANCE", "NODE", "PHASE", "FOR", "ADDRESS", "MODELS", "IN FLIGHT", "REQ/S", "GPU", "RESTARTS", "REASON")
 
 
-def _headline(status: dict[str, Any], colours: bool) -> str:
+def _headline(status: dict[str, Any], trouble: str, colours: bool) -> str:
     counts = status["counts"]
     word, colour = _verdict(status)
+    if trouble and word == "SERVING":  # what stands here is not what is: the loop behind it hangs
+        word, colour = "UNKNOWN", "red"
     word = click.style(word, fg=colour, bold=True) if colours else word
-    why = status["halted"] or status["verdict"]
+    why = status["halted"] or trouble or status["verdict"]
     return f"{word}  {counts['ready']} of {counts['wanted']} instances READY" + (f"\n{clean(why)}" if why else "")
 
 

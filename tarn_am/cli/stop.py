@@ -36,7 +36,7 @@ def _until_gone(client: AmClient, limit_s: float) -> None:
             except CommandError as error:
                 if error.outcome is not Outcome.UNREACHABLE:
                     raise
-                if not client.healthy():
+                if not client.answers():
                     return
             if time.monotonic() > deadline:
                 raise CommandError(

@@ -102,26 +102,30 @@ class TestThePage:
         ],
     )
     def test_begins_with_the_verdict(self, view: FleetView, word: str) -> None:
-        assert page(shown(view), colours=False).startswith(word)
+        assert page(shown(view), "", colours=False).startswith(word)
+
+    def test_is_never_well_when_the_loop_behind_it_hangs(self) -> None:
+        text = page(shown(fleet_view(ready(1))), "the Application Master's loop has not turned for 9 s", colours=False)
+        assert text.startswith("UNKNOWN  1 of 1 instances READY\nthe Application Master's loop has not turned for 9 s\n")
 
     def test_says_why_nothing_more_is_asked_for(self) -> None:
-        assert "5 failed in a row" in page(shown(fleet_view(ready(1), halted="5 failed in a row")), colours=False)
+        assert "5 failed in a row" in page(shown(fleet_view(ready(1), halted="5 failed in a row")), "", colours=False)
 
     def test_what_is_unknown_is_never_zero(self) -> None:
         unknown = replace(ready(1), sample=sample(in_flight=None, gpus=(), gpus_known=False, models=()))
-        row = next(line for line in page(shown(fleet_view(unknown)), colours=False).splitlines() if line.startswith("container_"))
+        row = next(line for line in page(shown(fleet_view(unknown)), "", colours=False).splitlines() if line.startswith("container_"))
         assert row.split()[-5:] == ["unknown", "unknown", "unknown", "0", "-"]
 
     def test_an_instance_that_is_only_asked_for_has_a_row(self) -> None:
         asked = Instance("ask-7", Phase.REQUESTED, 1_700_000_090.0, 1_700_000_090.0)
-        assert "(ask-7)" in page(shown(fleet_view(asked)), colours=False)
+        assert "(ask-7)" in page(shown(fleet_view(asked)), "", colours=False)
 
     def test_many_models_are_counted(self) -> None:
         many = replace(ready(1), models=tuple(ModelState(f"m{n}", "READY") for n in range(9)))
-        assert "m0, m1, m2 and 6 more" in page(shown(fleet_view(many)), colours=False)
+        assert "m0, m1, m2 and 6 more" in page(shown(fleet_view(many)), "", colours=False)
 
     def test_colours_stand_beside_the_words_that_say_the_same(self) -> None:
-        plain, coloured = (page(shown(fleet_view(ready(1), staging(2))), colours=colours) for colours in (False, True))
+        plain, coloured = (page(shown(fleet_view(ready(1), staging(2))), "", colours=colours) for colours in (False, True))
         assert "\x1b[32mREADY" in coloured
         assert _without_colours(coloured) == plain
 

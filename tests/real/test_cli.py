@@ -82,6 +82,11 @@ class TestWhatAPersonSees:
         assert "75 % of 4.0 GiB, 7/9 files" in ran.out
         assert "Triton does not answer" in ran.out
 
+    async def test_a_hung_application_master_is_told(self, am: Am) -> None:
+        am.fleet.put(fleet_view(ready(1), at=am.fleet.current.at - 60))
+        ran = await am.tarn("status")
+        assert ran.out.splitlines()[:2] == ["UNKNOWN  1 of 1 instances READY", "the Application Master's loop has not turned for 60 s"]
+
     async def test_instances_are_those_that_serve(self, am: Am) -> None:
         am.fleet.put(fleet_view(ready(1), staging(2)))
         ran = await am.tarn("instances")
