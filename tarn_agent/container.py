@@ -139,6 +139,8 @@ class _Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
         self._wakeup = _Wakeup()
         signal.set_wakeup_fd(self._wakeup.writing, warn_on_full_buffer=False)
         self.get_socket_map()[self._wakeup.reading] = self._wakeup
+        # The first turn waits too, and the agent is spawned at its end.
+        self.turn_again()
 
     def get_signal(self) -> int | None:
         number: int | None = super().get_signal()

@@ -1,7 +1,8 @@
 """Becomes tritonserver: reads its command line and environment from the file that the agent wrote, and execs it under the same pid.
 
 Run by supervisord as `python -IS exec_triton.py <run_dir>/triton.json`, which must cost nothing: standard library only, and
-nothing of TARN's. The models and ports are not known when supervisord reads its configuration; here they are.
+nothing of TARN's. The models and ports are not known when supervisord reads its configuration; here they are. tritonserver gets
+the container's environment without what is TARN's alone, and over it the user's variables.
 """
 
 import json
@@ -16,8 +17,10 @@ def main() -> None:
     try:
         with open(sys.argv[1], encoding="utf-8") as file:
             launch = json.load(file)
-        argv, environ = launch["argv"], launch["environ"]
-    except (IndexError, OSError, ValueError, KeyError) as error:
+        argv, hidden = launch["argv"], tuple(launch["hidden"])
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        environ = {**inherited, **launch["environ"]}
+    except (IndexError, OSError, ValueError, KeyError, TypeError) as error:
         end(f"its launch cannot be read: {error!r}")
     try:
         os.execvpe(argv[0], argv, environ)  # noqa: S606

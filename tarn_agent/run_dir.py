@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ class RunDir:
 
     # --- how Triton was launched
 
-    def write_launch(self, launch: TritonLaunch, argv: list[str], environ: dict[str, str]) -> None:
-        record = {"argv": argv, "environ": environ, "launch": dataclasses.asdict(launch)}
+    def write_launch(self, launch: TritonLaunch, argv: Sequence[str], hidden: Sequence[str]) -> None:
+        """For `exec_triton` (argv, hidden, environ) and for the next agent (launch). Raises OSError."""
+        record = {"argv": argv, "hidden": hidden, "environ": dict(launch.environ), "launch": dataclasses.asdict(launch)}
         self.write(self.launch, json.dumps(record))
 
     def read_launch(self) -> TritonLaunch | None:

@@ -8,7 +8,6 @@ milliseconds. Signals go to the process itself and not through supervisord, whic
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
 import socket
@@ -77,7 +76,7 @@ class SupervisedTriton:
             return running
         try:
             argv = command.argv(launch, self._settings.triton_bin, self._settings.triton_backends)
-            self._run.write_launch(launch, argv, command.environ(os.environ, launch))
+            self._run.write_launch(launch, argv, command.HIDDEN)
         except command.CommandError as error:
             raise TritonError(str(error)) from error
         except OSError as error:

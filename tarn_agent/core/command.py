@@ -1,4 +1,4 @@
-"""tritonserver's command line and environment. Pure.
+"""tritonserver's command line, and what it may not see. Pure.
 
 TARN owns what readiness, draining and isolation stand on: the model control, the ports, and who may change what is served. An
 argument of the user that would set any of these is refused by name, before Triton is started with half of it.
@@ -6,7 +6,7 @@ argument of the user that would set any of these is refused by name, before Trit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address
 
 from tarn_agent.core.model import TritonLaunch
@@ -22,8 +22,8 @@ _OWNED = frozenset(
         "--backend-directory", "--repository-poll-secs",
     }
 )  # fmt: skip
-_HIDDEN_PREFIXES = ("TARN_", "SUPERVISOR_")
-_HIDDEN = frozenset({"HADOOP_TOKEN_FILE_LOCATION"})
+HIDDEN = ("TARN_", "SUPERVISOR_", "HADOOP_TOKEN_FILE_LOCATION")
+"""Variables that begin so are not Triton's to see."""
 
 
 class CommandError(ValueError):
@@ -57,12 +57,6 @@ def argv(launch: TritonLaunch, program: str, backends: str) -> list[str]:
         *([] if _given(launch.extra_args, "--allow-gpu-metrics") else ["--allow-gpu-metrics=true"]),
         *launch.extra_args,
     ]
-
-
-def environ(inherited: Mapping[str, str], launch: TritonLaunch) -> dict[str, str]:
-    """Triton's environment: the container's without what is TARN's alone, and over it the user's variables."""
-    kept = {name: value for name, value in inherited.items() if not name.startswith(_HIDDEN_PREFIXES) and name not in _HIDDEN}
-    return {**kept, **dict(launch.environ)}
 
 
 def _check(launch: TritonLaunch) -> None:

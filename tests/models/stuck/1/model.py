@@ -1,4 +1,4 @@
-"""Hangs while it loads, until the file that the environment's TARN_TEST_RELEASE names is there."""
+"""Hangs while it loads, until the file that the environment's TEST_RELEASE names is there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        while not os.path.exists(os.environ.get("TARN_TEST_RELEASE", "")):
+        while not os.path.exists(os.environ.get("TEST_RELEASE", "")):
             time.sleep(0.05)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
