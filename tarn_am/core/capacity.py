@@ -7,7 +7,7 @@ from dataclasses import replace
 from tarn_am.core import ends, victim
 from tarn_am.core.actions import FinishApplication, Launch, Request, SendStop
 from tarn_am.core.model import Instance, Phase
-from tarn_am.core.roster import Member, Turn
+from tarn_am.core.roster import CAPACITY, Member, Turn
 
 WOULD_NOT_END_S = 90.0
 """After the drain's own time: an application is finished even if a container would not end."""
@@ -18,10 +18,10 @@ def reconcile(turn: Turn) -> None:
     if turn.state.shutting_down:
         _wind_up(turn)
         return
-    there = [member for member in turn.members.values() if member.counts]
-    missing = turn.state.target - len(there)
-    did = _ask(turn, missing) if missing > 0 else _shed(turn, there, -missing) if missing < 0 else ""
-    _launch(turn)
+    missing = turn.state.target - sum(turn.tally[phase] for phase in CAPACITY)
+    did = _ask(turn, missing) if missing > 0 else _shed(turn, -missing) if missing < 0 else ""
+    if turn.tally[Phase.ALLOCATED]:
+        _launch(turn)
     turn.verdict(_sentence(turn, did))
 
 
@@ -43,7 +43,8 @@ def _ask(turn: Turn, missing: int) -> str:
     return f"asked for {number} more"
 
 
-def _shed(turn: Turn, there: list[Member], surplus: int) -> str:
+def _shed(turn: Turn, surplus: int) -> str:
+    there = [member for member in turn.members.values() if member.counts]
     unheard = sum(member.unheard for member in there)
     by_ask = {member.instance.ask_id: member for member in there}
     gone = 0
@@ -106,8 +107,5 @@ def _hurry(turn: Turn) -> None:
 
 
 def _sentence(turn: Turn, did: str) -> str:
-    found = dict.fromkeys(Phase, 0)
-    for member in turn.members.values():
-        found[member.instance.phase] += 1
-    parts = ", ".join(f"{number} {phase.value}" for phase, number in found.items() if number)
+    parts = ", ".join(f"{number} {phase.value}" for phase, number in turn.tally.items() if number)
     return f"{turn.state.target} wanted: {parts or 'none there'}; {did or 'nothing to do'}"

@@ -67,12 +67,17 @@ class Member:
 
 @dataclass(frozen=True)
 class FleetState:
-    """Everything that the loop owns. `changes` grows with whatever is shown, `listing` with the list of READY instances."""
+    """Everything that the loop owns.
+
+    `tally` is how many members are in each phase, kept so that an event costs the same in a fleet of one and of a thousand.
+    `changes` grows with whatever is shown, `listing` with the list of READY instances.
+    """
 
     policy: FleetPolicy
     target: int
     members: Mapping[str, Member] = field(default_factory=dict)
     by_container: Mapping[ContainerId, str] = field(default_factory=dict)
+    tally: Mapping[Phase, int] = field(default_factory=lambda: dict.fromkeys(Phase, 0))
     ended: tuple[Instance, ...] = ()
     happenings: tuple[Happening, ...] = ()
     happened: int = 0
@@ -98,9 +103,7 @@ class FleetState:
 
 def counts(state: FleetState) -> Counts:
     """How many in each phase; the ends are totals since this AM began."""
-    found = dict.fromkeys(Phase, 0)
-    for member in state.members.values():
-        found[member.instance.phase] += 1
+    found = state.tally
     return Counts(
         wanted=state.target,
         requested=found[Phase.REQUESTED],
@@ -131,6 +134,7 @@ class Turn:
         self.now = now
         self.actions: list[Action] = []
         self._members: dict[str, Member] | None = None
+        self._tally = dict(state.tally)
         self._notes: list[Happening] = []
         self._changed = False
         self._listed = False
@@ -138,6 +142,10 @@ class Turn:
     @property
     def members(self) -> Mapping[str, Member]:
         return self.state.members if self._members is None else self._members
+
+    @property
+    def tally(self) -> Mapping[Phase, int]:
+        return self._tally
 
     def of(self, container: ContainerId) -> Member | None:
         ask = self.state.by_container.get(container)
@@ -153,10 +161,7 @@ class Turn:
         ask = member.instance.ask_id
         members = self._draft()
         old = members.get(ask)
-        if (old is None or old.instance is not member.instance) and listing_row(old.instance if old else None) != listing_row(
-            member.instance
-        ):
-            self._listed = True
+        self._count(old.instance if old else None, member.instance)
         members[ask] = member
         container = member.instance.container_id
         if container is not None and container not in self.state.by_container:
@@ -166,7 +171,7 @@ class Turn:
     def drop(self, member: Member) -> None:
         """Takes a member out; who had a container is remembered among the ended."""
         old = self._draft().pop(member.instance.ask_id, None)
-        self._listed = self._listed or listing_row(old.instance if old else None) is not None
+        self._count(old.instance if old else None, None)
         container = member.instance.container_id
         if container is not None:
             left = {key: ask for key, ask in self.state.by_container.items() if key != container}
@@ -190,12 +195,21 @@ class Turn:
             state = replace(
                 state,
                 members=self.members,
+                tally=self._tally,
                 happenings=(*state.happenings, *self._notes)[-HAPPENINGS_KEPT:] if self._notes else state.happenings,
                 happened=state.happened + len(self._notes),
                 changes=state.changes + 1,
                 listing=state.listing + self._listed,
             )
         return state, tuple(self.actions)
+
+    def _count(self, old: Instance | None, new: Instance | None) -> None:
+        """Keeps the tally, and notices a change of the listing."""
+        if old is not None:
+            self._tally[old.phase] -= 1
+        if new is not None:
+            self._tally[new.phase] += 1
+        self._listed = self._listed or listing_row(old) != listing_row(new)
 
     def _draft(self) -> dict[str, Member]:
         if self._members is None:

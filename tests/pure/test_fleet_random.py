@@ -105,6 +105,7 @@ class World:
                 assert instance.drain is not None, "a drain without a deadline"
                 self.drained.add(instance.container_id)
             assert (instance.phase in CAPACITY) == member.counts
+        assert dict(state.tally) == {phase: rig.phases().get(phase, 0) for phase in Phase}
         rows_before = {ask: row for ask, member in before.members.items() if (row := listing_row(member.instance))}
         rows_after = {ask: row for ask, member in state.members.items() if (row := listing_row(member.instance))}
         assert (rows_before != rows_after) <= (state.listing != before.listing), "the list changed and nobody is told"
