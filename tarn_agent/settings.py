@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from tarn_common.endpoint import DEFAULT_ZK_PATH, check_ensemble, parse_host_port
 from tarn_common.ids import application_id, container_id
@@ -20,6 +23,23 @@ class ModelFailure(Enum):
 def _check_am(text: str) -> None:
     if text:
         parse_host_port(text)
+
+
+def _unpacked(text: str) -> Any:
+    """base64 of JSON, which passes through a launch script unharmed; an empty text is None. Raises ValueError."""
+    return json.loads(base64.b64decode(text, validate=True)) if text else None
+
+
+def _check_args(text: str) -> None:
+    found = _unpacked(text) or []
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise ValueError("it must hold a JSON list of texts")
+
+
+def _check_env(text: str) -> None:
+    found = _unpacked(text) or {}
+    if not isinstance(found, dict) or not all(isinstance(item, str) for item in found.values()):
+        raise ValueError("it must hold a JSON object of texts")
 
 
 @dataclass(frozen=True)
@@ -49,8 +69,8 @@ class AgentSettings:
     metrics_port: int = setting(0, doc="Triton's metrics port; 0: a free one", env="TARN_METRICS_PORT", low=0, high=65535)
     triton_bin: str = setting("tritonserver", doc="the tritonserver program", env="TARN_TRITON_BIN")
     triton_backends: str = setting("", doc="directory of Triton's back ends; empty: Triton's own", env="TARN_TRITON_BACKENDS")
-    triton_args: str = setting("", doc="more arguments for tritonserver: base64 of a JSON list", env="TARN_TRITON_ARGS")
-    user_env: str = setting("", doc="variables for tritonserver: base64 of a JSON object", env="TARN_USER_ENV")
+    triton_args: str = setting("", doc="more arguments for tritonserver: base64 of a JSON list", env="TARN_TRITON_ARGS", check=_check_args)
+    user_env: str = setting("", doc="variables for tritonserver: base64 of a JSON object", env="TARN_USER_ENV", check=_check_env)
     accept_s: float = setting(120.0, doc="how long to wait for an AM to accept this container", env="TARN_ACCEPT_S", unit="s", low=1)
     lease_s: float = setting(600.0, doc="how long to serve without hearing of any AM", env="TARN_LEASE_S", unit="s", low=5)
     drain_s: float = setting(60.0, doc="longest drain when a TERM arrives", env="TARN_DRAIN_S", unit="s", low=0)
@@ -80,3 +100,11 @@ class AgentSettings:
     @property
     def announced_host(self) -> str:
         return self.address or self.node
+
+    @property
+    def triton_arguments(self) -> tuple[str, ...]:
+        return tuple(_unpacked(self.triton_args) or ())
+
+    @property
+    def user_environment(self) -> dict[str, str]:
+        return dict(_unpacked(self.user_env) or {})
