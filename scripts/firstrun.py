@@ -101,7 +101,7 @@ def wait_for(child: subprocess.Popen[bytes]) -> int:
 
 def once(child: subprocess.Popen[bytes], directory: Path, began: float) -> None:
     """Waits for READY, sends one inference, checks its answer, ends everything, prints the times."""
-    steps = [("virtual environment ready", _process_started() - began)]
+    steps = [("virtual environment ready", max(0.0, _process_started() - began))]
     client = wait_until(lambda: _client(directory), child, directory, "the Application Master to answer")
     steps.append(("Application Master up", time.time() - began))
     endpoint = wait_until(lambda: _endpoint(client), child, directory, "Triton to be started")
@@ -112,7 +112,8 @@ def once(child: subprocess.Popen[bytes], directory: Path, began: float) -> None:
     answered = time.time() - began
     phases = client.status()["instances"][0]["phases"]
     steps += [
-        ("agent accepted", phases["LAUNCHED"] - began),
+        ("container launched", phases["LAUNCHED"] - began),
+        ("agent accepted", phases.get("STAGING", phases["READY"]) - began),
         ("models staged", phases.get("STARTING", phases["READY"]) - began),
         ("Triton live", min(live, phases["READY"] - began)),
         ("model loaded, instance READY", phases["READY"] - began),
@@ -245,7 +246,7 @@ def leftovers(directory: Path) -> dict[int, str]:
 def table(steps: list[tuple[str, float]]) -> str:
     """Seconds since the command, and since the step before."""
     lines, before = [f"{'':<42} {'at':>7} {'took':>7}"], 0.0
-    for name, at in steps:
+    for name, at in sorted(steps, key=lambda step: step[1]):
         lines.append(f"{name:<42} {at:>5.2f} s {at - before:>5.2f} s")
         before = at
     return "\n".join(lines)
