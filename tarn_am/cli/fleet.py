@@ -64,6 +64,8 @@ def address(record: Record) -> str:
 
 def progress(record: Record) -> str:
     """What one instance is at, in a few words."""
+    if not record["container_id"]:
+        return f"a new instance {record['phase']}"
     staged = record["staging"]
     if record["phase"] == "STAGING" and staged:
         return f"instance {short(record['container_id'])} STAGING {render.staging(staged)}"

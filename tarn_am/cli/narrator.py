@@ -61,7 +61,8 @@ class Narrator:
 
     def _tell_example(self, status: dict[str, Any]) -> None:
         for one in status["instances"]:
-            names = [m["name"] for m in one["models"] if m["state"] == "READY"]
+            # The simplest of the example models first, where it is there.
+            names = sorted((m["name"] for m in one["models"] if m["state"] == "READY"), key=lambda name: (name != "identity", name))
             if one["phase"] == "READY" and one["endpoint"] and names:
                 self._example_told = True
                 self._progress.say(f"  infer:     {example.command(one['endpoint']['host'], one['endpoint']['http_port'], names[0])}")

@@ -66,6 +66,8 @@ class TestAWaitIsOver:
             "instance 2 STAGING 75 % of 4.0 GiB, 7/9 files, 209.8 MiB/s, about 4.9 s left · instance 3 STARTING (loads b) · instance 4 DRAINING (3 in flight)"
         )
         assert fleet.motion(shown(fleet_view(ready(1)))) == ""
+        asked = Instance("ask-7", Phase.REQUESTED, 1_700_000_090.0, 1_700_000_090.0)
+        assert fleet.motion(shown(fleet_view(asked))) == "a new instance REQUESTED"
 
 
 class TestNews:
