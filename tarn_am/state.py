@@ -92,7 +92,10 @@ class StateDir:
 
     def lock(self) -> None:
         """Takes the directory for this process's life; raises StateError naming who has it."""
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"{self.path / 'lock'} cannot be opened: {error.strerror}; choose another --state-dir") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

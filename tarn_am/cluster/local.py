@@ -29,7 +29,7 @@ import structlog
 from tarn_am.cluster import process
 from tarn_am.cluster.places import Place, Record, private_directory
 from tarn_am.cluster.process import Process
-from tarn_am.ports import Allocated, ClusterError, ClusterSink, Completed, LaunchSpec, Running
+from tarn_am.ports import Allocated, AskRefused, ClusterError, ClusterSink, Completed, LaunchSpec, Running
 from tarn_common.clock import Clock, SystemClock
 from tarn_common.ids import ApplicationId, ContainerId, IdError, container_id, make_container_id
 
@@ -108,19 +108,14 @@ class LocalCluster:
             raise ClusterError(f"{container_id} was not allocated", retry=False)
         place = self._place(container_id)
         try:
-            child = await asyncio.to_thread(self._spawn, place, spec)
+            container = await asyncio.to_thread(self._spawn, place, spec)
         except OSError as error:
             await asyncio.to_thread(self._remove, place)
             raise ClusterError(f"{self._command[0]} could not be started in {place.directory}: {error.strerror}") from error
         self._allocated.discard(container_id)
-        found = process.identify(child.pid)
-        assert found is not None, "an own child is there until it is waited for"
-        record = Record(found, self._clock.wall())
-        container = _Container(place, record, child)
         self._running[container_id] = container
         self._follow(container)
-        place.write(record)
-        log.info("container_started", container_id=container_id, pid=child.pid, directory=str(place.directory))
+        log.info("container_started", container_id=container_id, pid=container.process.pid, directory=str(place.directory))
 
     async def stop(self, container_id: ContainerId) -> None:
         container = self._running.get(container_id)
@@ -151,13 +146,17 @@ class LocalCluster:
         if ask_id not in self._asks:
             return
         self._asks.discard(ask_id)
+        assert self._sink is not None
         self._last_number += 1
-        # Written before it is used: an id is never given twice, whoever dies when.
-        (self._root / "last-container.tmp").write_text(f"{self._last_number}\n")
-        (self._root / "last-container.tmp").replace(self._root / "last-container")
+        try:
+            # Written before it is used: an id is never given twice, whoever dies when.
+            (self._root / "last-container.tmp").write_text(f"{self._last_number}\n")
+            (self._root / "last-container.tmp").replace(self._root / "last-container")
+        except OSError as error:
+            self._sink(AskRefused(ask_id, f"{self._root} cannot be written: {error.strerror}", retry=True))
+            return
         container = make_container_id(self._application, 1, self._last_number)
         self._allocated.add(container)
-        assert self._sink is not None
         self._sink(Allocated(ask_id, container, self._node))
 
     def _read_last(self) -> int:
@@ -168,10 +167,10 @@ class LocalCluster:
 
     # --- starting
 
-    def _spawn(self, place: Place, spec: LaunchSpec) -> subprocess.Popen[bytes]:
+    def _spawn(self, place: Place, spec: LaunchSpec) -> _Container:
         place.create(spec.credentials)
         with place.log("stdout") as out, place.log("stderr") as err:
-            return subprocess.Popen(
+            child = subprocess.Popen(
                 self._command,
                 cwd=place.directory,
                 env=self._environ(place, spec),
@@ -181,6 +180,17 @@ class LocalCluster:
                 start_new_session=True,
                 umask=0o077,
             )
+        found = process.identify(child.pid)
+        assert found is not None, "an own child is there until it is waited for"
+        record = Record(found, self._clock.wall())
+        try:
+            place.write(record)
+        except OSError:
+            # Without its record no later Application Master would find it.
+            child.kill()
+            child.wait()
+            raise
+        return _Container(place, record, child)
 
     def _environ(self, place: Place, spec: LaunchSpec) -> dict[str, str]:
         user = pwd.getpwuid(os.geteuid()).pw_name
@@ -222,7 +232,7 @@ class LocalCluster:
         task.add_done_callback(self._watches.discard)
 
     async def _watch(self, container: _Container) -> None:
-        await process.ended(container.process)
+        await self._end_of(container.process)
         place = container.place
         status = container.child.wait() if container.child is not None else place.exit_status()
         if status is not None and status < 0:
@@ -234,18 +244,31 @@ class LocalCluster:
         self._sink(Completed(place.container_id, status, place.last_words()))
         self._spawn_work(f"tidy {place.container_id}", self._tidy(place, container.process))
 
+    async def _end_of(self, one: Process) -> None:
+        while True:
+            try:
+                await process.ended(one)
+                return
+            except OSError as error:
+                # No file descriptor is free just now. The container must be watched all the same.
+                log.warning("container_watch_failed", pid=one.pid, error=error.strerror)
+                await asyncio.sleep(1.0)
+
     # --- ending
 
     async def _end(self, container: _Container) -> None:
         """TERM to init, which ends its container in order; after the deadline KILL to all that it ever had."""
-        known = await asyncio.to_thread(process.family, container.process)
-        process.send(container.process, signal.SIGTERM)
-        if await process.all_ended([container.process], self._stop_s):
-            return
-        log.warning("container_killed", container_id=container.place.container_id, after_s=self._stop_s)
-        known += await asyncio.to_thread(process.family, container.process)
-        for one in [container.process, *known]:
-            process.send(one, signal.SIGKILL)
+        try:
+            known = await asyncio.to_thread(process.family, container.process)
+            process.send(container.process, signal.SIGTERM)
+            if await process.all_ended([container.process], self._stop_s):
+                return
+            log.warning("container_killed", container_id=container.place.container_id, after_s=self._stop_s)
+            known += await asyncio.to_thread(process.family, container.process)
+            for one in [container.process, *known]:
+                process.send(one, signal.SIGKILL)
+        finally:
+            container.stopping = False
 
     async def _tidy(self, place: Place, init: Process | None) -> None:
         left = await asyncio.to_thread(process.family, init) if init is not None else []

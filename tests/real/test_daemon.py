@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,9 @@ import aiohttp
 import psutil
 import pytest
 
+from tarn_am.cluster.local import LocalCluster
 from tarn_am.core.model import Phase
+from tarn_am.state import StateDir
 from tests.rigs.local_containers import SHORT
 from tests.rigs.wait import eventually
 
@@ -113,8 +116,9 @@ class Master:
         found = {}
         for record in self.state.glob("containers/*/launch.json"):
             pid = json.loads(record.read_text())["pid"]
-            if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                found[record.parent.name] = pid
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                    found[record.parent.name] = pid
         return found
 
     async def close(self) -> None:
@@ -122,6 +126,12 @@ class Master:
             await self.kill()
         for pid in self.containers().values():
             os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: not self.containers(), "all are dead")
+        if (self.state / "containers").exists():
+            # A cluster tidies what it finds ended.
+            cluster = LocalCluster(self.state, StateDir(self.state).application_id, {})
+            await cluster.start(lambda event: None)
+            await cluster.finish(True, "the test is over")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from tarn_am.cluster import process
 from tarn_am.cluster.local import ENDED_KEPT, LocalCluster
 from tarn_am.cluster.process import Process
-from tarn_am.ports import Allocated, ClusterError, Completed, LaunchSpec
+from tarn_am.ports import Allocated, AskRefused, ClusterError, Completed, LaunchSpec
 from tarn_common.ids import ContainerId
 from tests.rigs.local_containers import APPLICATION, POLITE, SHORT, STUBBORN, Heard, local_cluster
 from tests.rigs.wait import eventually
@@ -292,3 +292,35 @@ class TestWhatCannotBe:
         await eventually(lambda: bool(heard.events))
         assert heard.events[0].container_id.endswith("_000003")  # type: ignore[union-attr]
         await cluster.finish(True, "")
+
+    async def test_a_root_that_cannot_be_written_any_more(self, tmp_path: Path) -> None:
+        root = tmp_path / "root"
+        cluster, heard = local_cluster(root), Heard()
+        await cluster.start(heard.sink)
+        (root / "last-container.tmp").mkdir()
+        await cluster.request("a")
+        await eventually(lambda: bool(heard.events))
+        (refused,) = heard.events
+        assert isinstance(refused, AskRefused)
+        assert refused.retry
+        (root / "last-container.tmp").rmdir()
+        await cluster.request("b")
+        await eventually(lambda: len(heard.events) == 2)
+        assert isinstance(heard.events[1], Allocated)
+        await cluster.finish(True, "")
+
+    async def test_a_container_whose_record_cannot_be_kept_does_not_run(self, tmp_path: Path) -> None:
+        cluster, heard = local_cluster(tmp_path), Heard()
+        await cluster.start(heard.sink)
+        await cluster.request("a")
+        await eventually(lambda: bool(heard.events))
+        container = heard.events[0].container_id  # type: ignore[union-attr]
+        (tmp_path / "containers" / container / "launch.json.tmp").mkdir(parents=True)
+        with pytest.raises(ClusterError, match="could not be started"):
+            await cluster.launch(container, SPEC)
+        await cluster.finish(True, "")
+        assert not any(container in Path(f"/proc/{pid}/environ").read_text(errors="replace") for pid in _own_pids())
+
+
+def _own_pids() -> list[int]:
+    return [found.pid for found in process.family(Process(os.getpid(), 0, process.boot()))]
