@@ -96,7 +96,7 @@ def _run(settings: AmSettings, directory: Path, given: dict[str, Any]) -> int:
         progress.say(f"tarn local: {_plan(settings)}; state and logs in {directory}")
         runtime = triton_wheel.prepare(_cache_directory())
         cluster = LocalCluster(directory, state.application_id, runtime.environ)
-        announce = _Announcement(settings, directory, token, progress, given["verbose"], left_over=state.rendezvous() is not None)
+        announce = _Announcement(settings, token, progress, given["verbose"], left_over=state.rendezvous() is not None)
         try:
             status = asyncio.run(daemon.run(settings, cluster, state, announce))
         finally:
@@ -170,10 +170,8 @@ def _configure_logs(settings: AmSettings, directory: Path, application: str, ver
 class _Announcement:
     """Called when the Application Master is up: says where, and lets the narrator begin."""
 
-    def __init__(
-        self, settings: AmSettings, directory: Path, token: str | None, progress: Progress, verbose: bool, *, left_over: bool
-    ) -> None:
-        self._settings, self._directory, self._token, self._progress = settings, directory, token, progress
+    def __init__(self, settings: AmSettings, token: str | None, progress: Progress, verbose: bool, *, left_over: bool) -> None:
+        self._settings, self._token, self._progress = settings, token, progress
         self._verbose, self._left_over = verbose, left_over
         self._narrator: Narrator | None = None
 

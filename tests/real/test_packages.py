@@ -48,7 +48,10 @@ class TestEveryPython:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
     """Built from a copy, so that nothing that lies about in the tree gets in."""
     source = tmp_path_factory.mktemp("source")
-    listed = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    wanted = ["setup.cfg", "pyproject.toml", "README.md", "LICENSE", *PACKAGES]
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z", *wanted], cwd=ROOT, capture_output=True, check=True
+    ).stdout.decode()
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
