@@ -1,3 +1,10 @@
 """Fixtures of the real servers; each lives in a rig of its own and is started once a session, on demand."""
 
-pytest_plugins = ["tests.rigs.secrets", "tests.rigs.zookeeper", "tests.rigs.hadoop", "tests.rigs.yarn", "tests.rigs.triton"]
+pytest_plugins = [
+    "tests.rigs.secrets",
+    "tests.rigs.zookeeper",
+    "tests.rigs.hadoop",
+    "tests.rigs.yarn",
+    "tests.rigs.cluster",
+    "tests.rigs.triton",
+]

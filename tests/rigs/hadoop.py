@@ -35,6 +35,7 @@ _JVM = [
     "-Xss512k",
     "-Djava.net.preferIPv4Stack=true",
     "-Djava.security.egd=file:/dev/urandom",
+    "-XX:-UsePerfData",
     *(f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in _OPENED),
     *(f"--add-opens=java.base/sun.security.{package}=ALL-UNNAMED" for package in ("util", "x509")),
 ]
@@ -125,7 +126,10 @@ class Daemon:
             raise RigError(f"{self.name} {' '.join(arguments)} failed\n{self.tail()}")
 
     def _spawn(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-        command = [*self._java, f"-Dhadoop.log.dir={self._scratch}", "-cp", f"{self._conf}:{self._jars}", self._main]
+        # What Java and Jetty put aside goes where the rest is, so that the end of the directory is the end of all.
+        (self._scratch / "tmp").mkdir(exist_ok=True)
+        places = [f"-Dhadoop.log.dir={self._scratch}", f"-Djava.io.tmpdir={self._scratch / 'tmp'}"]
+        command = [*self._java, *places, "-cp", f"{self._conf}:{self._jars}", self._main]
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._scratch, start_new_session=True
@@ -184,7 +188,7 @@ def jmx(address: str, query: str) -> dict[str, Any]:
 class Hdfs:
     """A NameNode and a DataNode. Blocks are small on request (`block_size` of `put`), so that many-block files need few bytes."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, version: str = "") -> None:
         self.scratch, self.conf = scratch, scratch / "conf"
         self.rpc = f"127.0.0.1:{free_port()}"
         self.http = f"127.0.0.1:{free_port()}"
@@ -209,7 +213,7 @@ class Hdfs:
             "dfs.namenode.delegation.token.always-use": "true",
         }
         write_conf_dir(self.conf, {"core-site.xml": self._core, "hdfs-site.xml": self._hdfs})
-        jars = classpath()
+        jars = classpath(version)
         # Writes go over WebHDFS: the DataNode's Java client waits for a block to be reported before it asks for the next.
         self._writer = InsecureClient(f"http://{self.http}", user=getpass.getuser(), timeout=_DEADLINE_S)
         package = "org.apache.hadoop.hdfs.server"
@@ -217,10 +221,14 @@ class Hdfs:
         self.datanode = Daemon("datanode", f"{package}.datanode.DataNode", self.conf, jars, scratch)
 
     def start(self) -> None:
+        self.begin()
+        self.await_serving()
+
+    def begin(self) -> None:
+        """As `start`, without the wait."""
         self.namenode.run("-format", "-nonInteractive", "-force")
         self.namenode.start()
         self.datanode.start()
-        self.await_serving()
 
     def start_namenode(self) -> None:
         """And waits until files can be read again."""

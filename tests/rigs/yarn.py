@@ -33,7 +33,10 @@ _SCHEDULER = {
 
 
 class Yarn:
-    """`site` overrides yarn-site.xml of every daemon, `core` core-site.xml; `options` go to their JVMs. `start` starts `nodes` NodeManagers."""
+    """`site` overrides yarn-site.xml of every daemon, `core` core-site.xml; `options` go to their JVMs. `start` starts `nodes` NodeManagers.
+
+    `gpus` of each node are counted by the scheduler as `yarn.io/gpu`; no device stands behind them.
+    """
 
     def __init__(
         self,
@@ -43,8 +46,10 @@ class Yarn:
         site: Mapping[str, object] | None = None,
         core: Mapping[str, object] | None = None,
         options: Sequence[str] = (),
+        version: str = "",
+        gpus: int = 0,
     ) -> None:
-        self.scratch = scratch
+        self.scratch, self._gpus = scratch, gpus
         ports = {name: free_port() for name in ("client", "scheduler", "tracker", "admin", "web")}
         self.client, self.scheduler, self.admin, self.web = (
             HostPort("127.0.0.1", ports[name]) for name in ("client", "scheduler", "admin", "web")
@@ -65,6 +70,8 @@ class Yarn:
             "yarn.resourcemanager.connect.retry-interval.ms": 500,
             "yarn.resourcemanager.work-preserving-recovery.scheduling-wait-ms": 500,
             "yarn.scheduler.minimum-allocation-mb": 64,
+            "yarn.node-attribute.fs-store.root-dir": f"file://{scratch}/node-attributes",
+            "yarn.node-labels.fs-store.root-dir": f"file://{scratch}/node-labels",
             "yarn.nodemanager.resource.memory-mb": 2048,
             "yarn.nodemanager.resource.cpu-vcores": 8,
             "yarn.nodemanager.pmem-check-enabled": "false",
@@ -72,7 +79,7 @@ class Yarn:
             "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": "99.9",
             **(site or {}),
         }
-        self._jars, self._options = classpath(), options
+        self._jars, self._options = classpath(version), options
         conf = self._conf_dir("conf", {})
         self.conf = conf
         main = f"{_SERVER}.resourcemanager.ResourceManager"
@@ -86,6 +93,9 @@ class Yarn:
             "yarn-site.xml": {**self._site, **site},
             "capacity-scheduler.xml": _SCHEDULER,
         }
+        if self._gpus:
+            sites["resource-types.xml"] = {"yarn.resource-types": "yarn.io/gpu"}
+            sites["node-resources.xml"] = {"yarn.nodemanager.resource-type.yarn.io/gpu": self._gpus}
         write_conf_dir(path, sites)
         return path
 
@@ -107,10 +117,14 @@ class Yarn:
 
     def start(self) -> None:
         """All at once, and waits until the ResourceManager has every node."""
+        self.begin()
+        self.await_nodes(len(self.nodemanagers))
+
+    def begin(self) -> None:
+        """As `start`, without the wait."""
         self.resourcemanager.start()
         for node in self.nodemanagers:
             node.start()
-        self.await_nodes(len(self.nodemanagers))
 
     def start_resourcemanager(self) -> None:
         """And waits until it answers and has its nodes again."""
