@@ -38,6 +38,8 @@ def hurry(state: State) -> Step:
 def drain(state: State, status: Exit, reason: str, deadline_s: float, grace_s: float, now: float) -> Step:
     """Begins a drain. One under way goes on; its deadline is now the new one's."""
     stop_at = now + max(0.0, deadline_s - STOP_RESERVE_S)
+    if state.ending is not None and state.ending.step in (EndStep.STOPPING, EndStep.OVER):
+        return state, ()
     if state.ending is not None:
         sooner = state.ending.exit is Exit.TERMINATED or status is Exit.TERMINATED
         return replace(state, ending=replace(state.ending, stop_at=min(stop_at, state.ending.stop_at) if sooner else stop_at)), ()

@@ -91,7 +91,7 @@ def _stage_failed(_policy: Policy, state: State, event: ev.StageFailed, now: flo
 def _started(_policy: Policy, state: State, event: ev.Started, now: float) -> Step:
     if state.ending is not None:
         return state, (ev.Stop(),)
-    return _up(state, event.pid, now), ()
+    return (_up(state, event.pid, now) if state.triton is Triton.COMING else state), ()
 
 
 def _adopted(_policy: Policy, state: State, event: ev.Adopted, now: float) -> Step:
