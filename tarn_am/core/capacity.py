@@ -92,7 +92,7 @@ def _wind_up(turn: Turn) -> None:
         return
     message = state.halted or (f"{left} containers would not end" if left else "shut down as ordered")
     turn.update(finished=True)
-    turn.act(FinishApplication(succeeded=not left and not state.halted, message=message))
+    turn.act(FinishApplication(succeeded=not left, message=message))
     turn.verdict(f"finished: {message}")
 
 
