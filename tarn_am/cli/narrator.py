@@ -49,8 +49,9 @@ class Narrator:
             self._progress.clear()
 
     def _next(self, before: dict[str, Any]) -> dict[str, Any]:
-        moving = fleet.motion(before) or before["shutting_down"]
-        return waiting.next_status(self._client, before) if moving else waiting.next_status(self._client, before, _QUIET_S)
+        settled = fleet.settled(before, before["counts"]["wanted"]) or before["halted"]
+        resting = settled and not before["shutting_down"]
+        return waiting.next_status(self._client, before, _QUIET_S) if resting else waiting.next_status(self._client, before)
 
     def _show(self, status: dict[str, Any]) -> None:
         staging = " · ".join(fleet.progress(one) for one in status["instances"] if one["phase"] == "STAGING" and one["staging"])
