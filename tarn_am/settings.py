@@ -62,5 +62,3 @@ class AmSettings:
             )
         if self.model_failure not in ("strict", "partial"):
             raise SettingsError(f"--model-failure={self.model_failure!r} is not one of strict, partial")
-        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-            raise SettingsError(f"--log-level={self.log_level!r} is not one of DEBUG, INFO, WARNING, ERROR")

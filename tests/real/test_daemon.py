@@ -304,6 +304,71 @@ class TestAStartThatFails:
         assert await master.ended() == 9
 
 
+class TestWithRealTritons:
+    """`tarn-am` by its environment alone, real agents, real Tritons."""
+
+    def tritons(self, master: Master) -> dict[str, int]:
+        found = {}
+        for container, pid in master.containers().items():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(pid).children(recursive=True):
+                    if child.name() == "tritonserver":
+                        found[container] = child.pid
+        return found
+
+    async def begin(self, master: Master) -> None:
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", str(master.root)),
+            "TARN_STATE_DIR": str(master.state),
+            "TARN_MODEL_REPOSITORY": str(_REPOSITORY / "examples" / "models"),
+            "TARN_MODELS": "identity",
+            "TARN_AM_PORT": "0",
+            "TARN_DRAIN_GRACE_S": "0",
+        }
+        (master.state / "am.json").unlink(missing_ok=True)
+        with master.log.open("ab") as log:
+            master.process = subprocess.Popen([sys.executable, "-m", "tarn_am"], env=environ, stdout=subprocess.PIPE, stderr=log)
+        await eventually((master.state / "am.json").exists, "the beacon is lit")
+        master.http = json.loads((master.state / "am.json").read_text())["http"]
+
+    async def test_one_two_killed_adopted_one_and_an_orderly_end(self, master: Master) -> None:
+        await self.begin(master)
+        await master.listed(1)
+        await master.post("/scale", instances=2)
+        both = await master.listed(2)
+        tritons = self.tritons(master)
+        assert sorted(tritons) == both
+        await master.kill()
+        await self.begin(master)
+        assert [one["container_id"] for one in (await master.get("/instances"))["instances"]] == both
+        assert self.tritons(master) == tritons, "the same processes serve on"
+        await master.post("/scale", instances=1)
+        await master.listed(1)
+        await eventually(lambda: len(self.tritons(master)) == 1, "the other one has ended")
+        await master.post("/stop")
+        assert await master.ended() == 0
+        assert master.containers() == {}
+        assert "Traceback" not in master.log.read_text()
+
+
+class TestTarnAmByItsEnvironment:
+    @pytest.mark.parametrize(
+        ("environ", "status", "told"),
+        [
+            ({}, 2, "TARN_MODEL_REPOSITORY is not set"),
+            ({"TARN_MODEL_REPOSITORY": "/m"}, 2, "TARN_STATE_DIR is not set"),
+            ({"TARN_MODEL_REPOSITORY": "/m", "TARN_STATE_DIR": "/proc/nowhere"}, 1, "the state directory /proc/nowhere cannot be made"),
+            ({"TARN_MODEL_REPOSITORY": "/m", "TARN_STATE_DIR": "/x", "TARN_LOG_LEVEL": "LOUD"}, 2, "give DEBUG, INFO, WARNING or ERROR"),
+        ],
+    )
+    async def test_one_sentence_for_what_is_wrong(self, environ: dict[str, str], status: int, told: str) -> None:
+        ended = await asyncio.to_thread(subprocess.run, [sys.executable, "-m", "tarn_am"], env=environ, capture_output=True, timeout=120)
+        assert told in ended.stderr.decode()
+        assert ended.stderr.count(b"\n") == 1
+        assert ended.returncode == status
+
+
 class TestAHurry:
     async def test_a_second_order_ends_an_instance_that_will_not_drain(self, master: Master) -> None:
         mute = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(143)); time.sleep(600)"
