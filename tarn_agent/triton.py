@@ -133,7 +133,6 @@ class SupervisedTriton:
             process.send(signal.SIGKILL)
             if not await _ended(process, _KILL_S):
                 raise TritonError(f"tritonserver (pid {process.pid}) does not end, {_KILL_S:g} s after KILL: the kernel holds it")
-        self._process = None
 
     async def kill(self) -> None:
         """For one that hangs and would not hear a TERM. Returns at once; `gone` tells the end."""
