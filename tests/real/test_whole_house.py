@@ -139,7 +139,8 @@ class TestZooKeeperAwayLongerThanTheSession:
             with Znodes(own_zookeeper) as znodes:
                 await eventually(lambda: znodes.all() == wanted, "the znode stands")
             own_zookeeper.stop()
-            await load.more(150)
+            await fleet.until("the session has outlived its time-out", lambda s: not s["instances"][0]["announced"])
+            await load.more(50)
             own_zookeeper.start()
             with Znodes(own_zookeeper) as znodes:
                 await eventually(lambda: znodes.all() == wanted, "the znode is back, once")
