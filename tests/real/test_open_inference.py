@@ -99,7 +99,7 @@ class TestOverGrpc:
 
 
 async def test_the_metrics_port_is_tritons(instance: dict[str, Any]) -> None:
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"http://{instance['host']}:{instance['metrics_port']}/metrics") as answer:
-            text = await answer.text()
+    url = f"http://{instance['host']}:{instance['metrics_port']}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        text = await answer.text()
     assert 'nv_inference_request_success{model="identity"' in text
