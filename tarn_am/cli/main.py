@@ -32,6 +32,7 @@ _VERBS = {
     "model": "Load, unload or reload one model in one instance.",
     "config": "Show the settings of the Application Master, secrets blanked.",
     "stop": "Drain everything and end the application.",
+    "archive": "Build the archive that carries TARN to a cluster's nodes.",
     "completion": "Print the completion script of a shell.",
 }
 

@@ -1,0 +1,1 @@
+"""The relocatable archive that carries TARN and its dependencies to a cluster's nodes."""
