@@ -24,9 +24,6 @@ class Fault(IntEnum):
     """supervisor's fault codes that mean something to us (supervisor.xmlrpc.Faults)."""
 
     SHUTDOWN_STATE = 6
-    NO_FILE = 20
-    NOT_EXECUTABLE = 21
-    SPAWN_ERROR = 50
     ALREADY_STARTED = 60
 
 
@@ -44,8 +41,6 @@ class Program:
 
     state: str
     pid: int
-    exit_status: int
-    spawn_error: str
 
     @property
     def has_process(self) -> bool:
@@ -61,7 +56,7 @@ class Supervision:
     async def program(self, name: str) -> Program:
         found = await self._call("getProcessInfo", name)
         try:
-            return Program(str(found["statename"]), int(found["pid"]), int(found["exitstatus"]), str(found["spawnerr"]))
+            return Program(str(found["statename"]), int(found["pid"]))
         except (KeyError, TypeError, ValueError) as error:
             raise TritonError(f"supervisord says of {name} what is not understood: {found!r}") from error
 

@@ -119,7 +119,7 @@ class SupervisedTriton:
             await known.ended()
 
     async def stop(self, term_s: float) -> None:
-        """Also ends what supervisord no longer answers for. Raises TritonError when even KILL does not end it."""
+        """Also ends what supervisord no longer answers for; `term_s` 0 is for one that hangs. Raises TritonError when even KILL fails."""
         self._forget_control()
         try:
             await self.running()
@@ -133,11 +133,6 @@ class SupervisedTriton:
             process.send(signal.SIGKILL)
             if not await _ended(process, _KILL_S):
                 raise TritonError(f"tritonserver (pid {process.pid}) does not end, {_KILL_S:g} s after KILL: the kernel holds it")
-
-    async def kill(self) -> None:
-        """For one that hangs and would not hear a TERM. Returns at once; `gone` tells the end."""
-        if self._process is not None:
-            self._process.send(signal.SIGKILL)
 
     # --- how it was launched
 
