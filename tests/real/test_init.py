@@ -19,6 +19,7 @@ from tests.rigs.wait import eventually
 
 pytestmark = pytest.mark.real
 
+NOBODY = 54321
 DIES = (sys.executable, "-IS", "-c", "print('no luck today'); raise SystemExit(1)")
 
 
@@ -129,7 +130,7 @@ class TestAwkwardNames:
 
 
 class TestBareUser:
-    async def test_no_home_no_passwd_entry_no_path(self, containers: Containers, models: Path) -> None:
+    async def test_no_home_no_name_no_path(self, containers: Containers, models: Path) -> None:
         environ = containers.environ(models)
         for name in ("HOME", "USER", "PATH", "TMPDIR"):
             environ.pop(name, None)
@@ -138,6 +139,28 @@ class TestBareUser:
         await container.up()
         container.term()
         assert await container.status() == 143
+
+    async def test_a_uid_that_nobody_knows(self, models: Path, run_dir: Path) -> None:
+        """As YARN runs a container: by a number that the image's passwd does not have. Where the tests may not change theirs, it stays."""
+        environ = container_environ(run_dir / "c", run_dir / "r", {}, models)
+        # Its own Python may be out of that user's reach, so all is imported first, and the agent is a shell.
+        code = (
+            "import os; from tarn_agent import container, init\n"
+            f"if os.geteuid() == 0: [os.chown(at, {NOBODY}, {NOBODY}) for at in {[str(run_dir), *map(str, run_dir.rglob('*'))]!r}]\n"
+            f"if os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+            "init.main(['/bin/sh', '-c', 'id -u; while :; do sleep 1; done'])"
+        )
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=environ, cwd="/")
+        try:
+            uid = NOBODY if os.geteuid() == 0 else os.geteuid()
+            log = run_dir / "c" / "logs" / "agent.log"
+            await eventually(lambda: log.exists() and log.read_text() == f"{uid}\n", "the agent runs as that user")
+            process.terminate()
+            assert await asyncio.wait_for(process.wait(), 60) == 143
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 class TestWrongSettings:
