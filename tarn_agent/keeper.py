@@ -85,6 +85,7 @@ class Keeper:
             self.offer(ev.Interrupted(Exit(kept.exit), kept.exit_reason, kept.stop_at - self._now()))
         elif kept.accepted and process is None:
             self.offer(ev.Resumed())
+        self._set_timer()
 
     # --- the loop
 

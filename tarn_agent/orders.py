@@ -82,6 +82,7 @@ class Orders:
             return
         log.info("model_ordered", action=pb.ModelCommand.Action.Name(command.action), model=command.model)
         self._commands += 1
+        self._keeper.offer(ev.Changing(+1))
         self._tasks.spawn("model", self._answered(command.request_id, verb(command.model)))
 
     def _refusal(self, model: str) -> str:
@@ -105,6 +106,7 @@ class Orders:
             log.warning("model_order_failed", error=error)
         finally:
             self._commands -= 1
+            self._keeper.offer(ev.Changing(-1))
         self._stream.send(wire.result(request_id, error))
 
     async def _load(self, model: str) -> None:

@@ -32,6 +32,9 @@ class Prober:
         """One look, at the process that the keeper has now."""
         pid, asked_at = self._keeper.state.pid, self._clock.monotonic()
         health = await self._triton.probe(self._deadline_s)
+        if not health.answered and self._keeper.state.changing:
+            # Triton carries an order about models out in a thread that other connections share: a new one may be luckier.
+            health = await self._triton.probe(self._deadline_s)
         self._keeper.offer(Probed(pid, asked_at, health.answered, health.live, health.ready, health.models, health.error))
 
     async def _rest(self, pause_s: float) -> None:

@@ -101,6 +101,13 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Changing:
+    """An order about models is begun (+1) or over (-1): meanwhile tritonserver may say that it is not ready, or be slow to answer."""
+
+    by: int
+
+
+@dataclass(frozen=True)
 class DrainOrdered:
     deadline_s: float
     grace_s: float
@@ -139,7 +146,7 @@ class Tick:
 
 Event = (
     Accepted | Refused | LinkLost | Adopted | Resumed | Interrupted | Staged | StageFailed | Started | StartFailed | Probed | Gone | Wanted
-    | DrainOrdered | StopOrdered | Terminated | Withdrawn | Unloaded | Stopped | Tick
+    | Changing | DrainOrdered | StopOrdered | Terminated | Withdrawn | Unloaded | Stopped | Tick
 )  # fmt: skip
 
 # --- what is done

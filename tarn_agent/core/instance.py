@@ -85,7 +85,7 @@ class State:
 
     `announced` is the wish: None, until it is known whether an adopted tritonserver serves. `answered` and `served` are of the
     present process: it answered a look, it was READY. `start_at` is when one that is DUE starts, or one that is GOING must be gone. `missed_at`: when the first look that got no answer began. `deaths`: when
-    it ended, those that may still count. `lost_at`: since when no Application Master is heard; None while one is.
+    it ended, those that may still count. `changing` counts the orders about models under way. `lost_at`: since when no Application Master is heard; None while one is.
     """
 
     begun_at: float
@@ -104,6 +104,7 @@ class State:
     missed_at: float | None = None
     deaths: tuple[float, ...] = ()
     restarts: int = 0
+    changing: int = 0
     lost_at: float | None = None
     accepted: bool = False
     ending: Ending | None = None

@@ -122,7 +122,7 @@ def _probed(policy: Policy, state: State, event: ev.Probed, now: float) -> Step:
     event = replace(event, models=models)
     if state.ending is not None:
         return ending.probed(state, event, now)
-    verdict = readiness.judge(event, state.wanted, strict=policy.strict)
+    verdict = readiness.judge(event, strict=policy.strict, changing=state.changing > 0)
     if verdict.failed and not state.served:
         return ending.at_once(state, Exit.MODEL, verdict.failed, now)
     if event.answered:
@@ -176,6 +176,10 @@ def _wanted(_policy: Policy, state: State, event: ev.Wanted, _now: float) -> Ste
     return replace(state, wanted=wanted, models=readiness.marked(state.models, wanted)), ()
 
 
+def _changing(_policy: Policy, state: State, event: ev.Changing, _now: float) -> Step:
+    return replace(state, changing=max(0, state.changing + event.by)), ()
+
+
 # --- time
 
 
@@ -208,7 +212,7 @@ def _loads(state: State) -> bool:
 
 
 def _stalled(policy: Policy, state: State, now: float) -> Step:
-    loading = [model.name for model in state.models if model.wanted and model.state not in (readiness.READY, readiness.UNAVAILABLE)]
+    loading = readiness.behind(state.models)
     what = f"{', '.join(loading)} did not load" if loading else "tritonserver did not become ready"
     reason = f"{what}: nothing changed for {policy.load_stall_s:g} s (TARN_LOAD_STALL_S)" + (f"; {state.reason}" if state.reason else "")
     return ending.at_once(state, Exit.MODEL, reason, now)
@@ -248,6 +252,7 @@ _ON: Mapping[type[Any], Callable[[Policy, State, Any, float], Step]] = {
     ev.Probed: _probed,
     ev.Gone: _gone,
     ev.Wanted: _wanted,
+    ev.Changing: _changing,
     ev.DrainOrdered: _drain_ordered,
     ev.StopOrdered: _stop_ordered,
     ev.Terminated: _terminated,

@@ -32,7 +32,7 @@ def marked(models: Iterable[ModelState], wanted: tuple[str, ...]) -> tuple[Model
     return (*(known.get(name) or missing[name] for name in wanted), *(model for model in known.values() if not model.wanted))
 
 
-def judge(probe: Probed, wanted: tuple[str, ...], *, strict: bool) -> Verdict:
+def judge(probe: Probed, *, strict: bool, changing: bool = False) -> Verdict:
     """What one look tells; `probe.models` are `marked` already. Unanswered looks may carry what Triton's log said."""
     ours = [model for model in probe.models if model.wanted]
     failures = [model for model in ours if _failed(model)]
@@ -48,8 +48,8 @@ def judge(probe: Probed, wanted: tuple[str, ...], *, strict: bool) -> Verdict:
     waiting = [model for model in ours if model.state != READY]
     if not serving or (strict and waiting):
         return Verdict(False, failed or _waiting(waiting), failed)
-    if not probe.ready and not any(_failed(model) for model in probe.models):
-        # A failed model alone keeps Triton's own readiness away; without one it means that Triton is ending.
+    if not probe.ready and not changing and all(model.state == READY or _at_rest(model) for model in probe.models):
+        # A model that failed or is on its way keeps Triton's own readiness away; without one it means that Triton is ending.
         return Verdict(False, "tritonserver says that it is not ready")
     return Verdict(True, _failure(failures, ours, strict=False) if failures else "")
 
@@ -57,6 +57,16 @@ def judge(probe: Probed, wanted: tuple[str, ...], *, strict: bool) -> Verdict:
 def at_rest(models: Iterable[ModelState]) -> bool:
     """Nothing is loaded or in flight: after an unload every model is UNAVAILABLE only when its last request has ended."""
     return all(model.state == UNAVAILABLE for model in models)
+
+
+def behind(models: Iterable[ModelState]) -> list[str]:
+    """The wanted models that keep the others waiting: those of which nothing good is told, if there are any."""
+    waiting = [model for model in models if model.wanted and model.state not in (READY, UNAVAILABLE)]
+    return [model.name for model in waiting if not model.reason] or [model.name for model in waiting]
+
+
+def _at_rest(model: ModelState) -> bool:
+    return model.state == UNAVAILABLE and not _failed(model)
 
 
 def _failed(model: ModelState) -> bool:

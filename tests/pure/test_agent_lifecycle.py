@@ -367,6 +367,11 @@ class TestModelsOrdered:
         world.gone().after(1.1)
         assert world.took(ev.Start)[-1] == ev.Start(("a", "b", "c"))
 
+    def test_while_it_is_loaded_tritons_own_readiness_does_not_count(self) -> None:
+        world = World().serving().on(ev.Changing(+1)).probe(A_READY, B_READY, ready=False)
+        assert world.state.phase is Phase.READY
+        assert world.on(ev.Changing(-1)).probe(A_READY, B_READY, ready=False).state.phase is Phase.UNREADY
+
     def test_without_any_it_is_not_ready(self) -> None:
         world = World().serving().on(ev.Wanted("a", False), ev.Wanted("b", False)).probe(A_UNLOADED, B_UNLOADED)
         assert (world.state.phase, world.state.reason) == (Phase.UNREADY, "no model is wanted")
@@ -377,8 +382,8 @@ class TestTritonsOwnReadiness:
         assert World().serving().probe(A_READY, B_READY, ready=False).state.phase is Phase.UNREADY
 
     def test_a_foreign_model_that_failed_does_not_count(self) -> None:
-        stranger = ModelState("c", "UNAVAILABLE", "no weights", wanted=False)
-        assert World().serving().probe(A_READY, B_READY, stranger, ready=False).state.phase is Phase.READY
+        for stranger in (ModelState("c", "UNAVAILABLE", "no weights", wanted=False), ModelState("c", "LOADING", wanted=False)):
+            assert World().serving().probe(A_READY, B_READY, stranger, ready=False).state.phase is Phase.READY
 
 
 def script() -> list[Event]:
@@ -436,7 +441,15 @@ class TestRandomHistories:
     def test_the_invariants_hold(self, seed: int) -> None:
         chance = random.Random(seed)
         world = World()
-        events = [*script(), *INTERRUPTIONS, ev.Wanted("a", False), ev.Wanted("c", True), ev.Adopted(7, True)]
+        events = [
+            *script(),
+            *INTERRUPTIONS,
+            ev.Wanted("a", False),
+            ev.Wanted("c", True),
+            ev.Changing(1),
+            ev.Changing(-1),
+            ev.Adopted(7, True),
+        ]
         for _ in range(200):
             event = chance.choice(events)
             if isinstance(event, ev.Adopted) and world.state.phase is not Phase.LAUNCHED:
