@@ -39,13 +39,19 @@ class Publication:
         self._view: FleetView | None = None
         self._built_at = 0.0
         self._stale = True
+        self._aged = False
         self._timer: asyncio.TimerHandle | None = None
         self._changed, self._listed = Signal(), Signal()
 
     def view(self) -> FleetView:
-        if self._view is None or self._stale:
-            self._view, self._built_at, self._stale = self._build(), self._clock.monotonic(), False
+        if self._view is None or self._stale or self._aged:
+            self._view, self._built_at = self._build(), self._clock.monotonic()
+            self._stale = self._aged = False
         return self._view
+
+    def turned(self) -> None:
+        """The loop turned, though nothing changed: the next look tells so, and nobody is woken."""
+        self._aged = True
 
     def soon(self) -> None:
         """Something changed. While nobody has looked since the last change there is nobody to wake."""

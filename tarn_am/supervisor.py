@@ -18,13 +18,17 @@ from tarn_am.core.roster import FleetPolicy, FleetState, counts
 from tarn_am.ports import (
     AgentLink,
     Allocated,
+    Appeared,
     AskRefused,
+    AskWaits,
     BadRequest,
     Cluster,
     ClusterError,
     ClusterEvent,
     Completed,
     LaunchSpec,
+    Leaving,
+    LostCharge,
     ModelAction,
     UnknownInstance,
 )
@@ -140,6 +144,19 @@ class Supervisor:
                 self.offer(events.ClusterCompleted(event.container_id, event.exit_status, event.diagnostics))
             case AskRefused():
                 self.offer(events.ClusterAskRefused(event.ask_id, event.reason, event.retry))
+            case AskWaits():
+                self.offer(events.ClusterAskWaits(event.ask_id, event.reason))
+            case Appeared():
+                one = event.running
+                self.offer(events.Adopted((events.AdoptedContainer(one.container_id, one.node, one.launched_at),)))
+            case Leaving():
+                self.offer(events.ClusterTakes(event.container_id, event.reason, event.within_s))
+            case LostCharge():
+                self._tasks.spawn("cluster", self._lost_charge(event.reason))
+
+    async def _lost_charge(self, reason: str) -> None:
+        """Ends this process through `failed`, and nothing else: what runs is another's now."""
+        raise ClusterError(reason, retry=False)
 
     # --- the step
 
@@ -157,6 +174,8 @@ class Supervisor:
             self._publication.now(listing=True)
         elif self._state.changes != old.changes:
             self._publication.soon()
+        else:
+            self._publication.turned()
 
     def _tell_log(self, old: FleetState, new: FleetState) -> None:
         fresh = new.happened - old.happened
@@ -236,7 +255,7 @@ class Supervisor:
             application_id=charge.application_id,
             incarnation=charge.incarnation,
             started_at=self._wall0,
-            at=self._now(),
+            at=self._state.ticked_at or self._wall0,
             version=f"{charge.incarnation}-{state.changes}",
             listing_version=f"{charge.incarnation}-{state.listing}",
             min_instances=state.policy.min_instances,
