@@ -75,7 +75,7 @@ def decode_rendezvous(data: bytes) -> Rendezvous:
     try:
         record = json.loads(data)
         return Rendezvous(parse_host_port(record["agents"]), str(record["http"]), str(record["incarnation"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EndpointError(f"not a rendezvous record: {data[:200]!r}") from error
 
 
