@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from tarn_agent.finder import Finder
 from tarn_agent.outbox import Outbox, Overflow
 from tarn_common.backoff import Backoff
 from tarn_common.endpoint import HostPort
 from tarn_common.wire import agent_pb2 as pb
-from tarn_common.wire import agent_pb2_grpc
 from tarn_common.wire.limits import MAX_MESSAGE_BYTES, TLS_NAME
 
 log = structlog.get_logger(__name__)
@@ -41,6 +41,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     # Half-open connections are noticed by pings, at rest too.
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # The pace of attempts is ours: grpc keeps no memory of an address that failed, and takes no proxy.
@@ -49,6 +50,8 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.min_reconnect_backoff_ms", 3_000),
 ]
+_METHOD = f"/{pb.DESCRIPTOR.services_by_name['Uplink'].full_name}/Connect"
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 _WRONG_CODES = frozenset(
     {
         grpc.StatusCode.UNAUTHENTICATED,
@@ -152,12 +155,15 @@ class Uplink:
         """One stream, from its connection to its end."""
         self._finder.changed.clear()
         known = self._finder.known
-        channel = grpc.aio.secure_channel(str(at), self._credentials, options=_OPTIONS)
+        channel: Any = grpc.aio.secure_channel(str(at), self._credentials, options=_OPTIONS)
         self._idle.clear()
         try:
-            stub = agent_pb2_grpc.UplinkStub(channel)  # type: ignore[no-untyped-call]
+            # Bytes are read here and not by grpc, which would write a traceback for what is no message.
+            connect = channel.stream_stream(_METHOD, request_serializer=pb.AgentMessage.SerializeToString)
             metadata = (("authorization", f"Bearer {self._proof.secret}"), ("tarn-container-id", self._proof.container_id))
-            return await self._converse(stub.Connect(metadata=metadata), at, known)
+            return await self._converse(connect(metadata=metadata), at, known)
+        except DecodeError:
+            return self._failed(at, grpc.StatusCode.INVALID_ARGUMENT, "it said what is no message")
         except grpc.aio.AioRpcError as error:
             return self._failed(at, error.code(), error.details() or "")
         except grpc.aio.BaseError as error:
@@ -171,8 +177,8 @@ class Uplink:
     async def _converse(self, call: Any, at: HostPort, known: frozenset[Any]) -> Outcome:
         self._outbox.clear()
         await asyncio.wait_for(call.write(self._agent.hello()), WELCOME_S)
-        first = await asyncio.wait_for(call.read(), WELCOME_S)
-        if not isinstance(first, pb.AmMessage):
+        first = await asyncio.wait_for(_message(call), WELCOME_S)
+        if first is None:
             return self._failed(at, await call.code(), await call.details() or "it ended the stream")
         if first.WhichOneof("body") != "welcome":
             return self._failed(at, grpc.StatusCode.INVALID_ARGUMENT, "its first message is no welcome")
@@ -194,7 +200,7 @@ class Uplink:
         return Outcome.SERVED
 
     async def _read(self, call: Any) -> str:
-        while isinstance(message := await call.read(), pb.AmMessage):
+        while (message := await _message(call)) is not None:
             self._agent.told(message)
         code = await call.code()
         return f"{code.name}: {await call.details()}" if code is not grpc.StatusCode.OK else "it ended the stream"
@@ -236,6 +242,12 @@ class Uplink:
         return outcome
 
 
+async def _message(call: Any) -> pb.AmMessage | None:
+    """The next message; None at the stream's end. Raises DecodeError."""
+    data = await call.read()
+    return None if data is _EOF else pb.AmMessage.FromString(data)
+
+
 async def _first_of(bodies: Iterable[Any]) -> str:
     """Runs them together until one ends; its answer, or the text of what it raised."""
     tasks = [asyncio.ensure_future(body) for body in bodies]
@@ -243,6 +255,8 @@ async def _first_of(bodies: Iterable[Any]) -> str:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         try:
             return str(done.pop().result())
+        except DecodeError:
+            return "it said what is no message"
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
         except grpc.aio.BaseError as error:
