@@ -19,13 +19,13 @@ from tarn_agent.core import command
 from tarn_agent.core.model import Ports, TritonLaunch
 from tarn_agent.log_tail import LogTail, last_lines
 from tarn_agent.ports import Health, TritonError, TritonProcess
-from tarn_agent.process import Process, find
 from tarn_agent.run_dir import RunDir
 from tarn_agent.settings import AgentSettings
 from tarn_agent.supervision import Fault, Supervision, SupervisionRefused
 from tarn_agent.triton_http import TritonControl
 from tarn_common.clock import Clock
 from tarn_common.exits import Exit
+from tarn_common.process import Process, find
 
 log = structlog.get_logger(__name__)
 

@@ -26,12 +26,12 @@ from typing import Any
 
 import structlog
 
-from tarn_am.cluster import process
 from tarn_am.cluster.places import Place, Record, private_directory
-from tarn_am.cluster.process import Process
 from tarn_am.ports import Allocated, AskRefused, ClusterError, ClusterSink, Completed, LaunchSpec, Running
+from tarn_common import process
 from tarn_common.clock import Clock, SystemClock
 from tarn_common.ids import ApplicationId, ContainerId, IdError, container_id, make_container_id
+from tarn_common.process import Process
 
 log = structlog.get_logger(__name__)
 
@@ -217,7 +217,7 @@ class LocalCluster:
 
     def _take_up(self, place: Place) -> None:
         record = place.read()
-        if record is not None and process.is_alive(record.process):
+        if record is not None and record.process.runs:
             container = _Container(place, record, None)
             self._running[place.container_id] = container
             self._follow(container)
@@ -247,7 +247,7 @@ class LocalCluster:
     async def _end_of(self, one: Process) -> None:
         while True:
             try:
-                await process.ended(one)
+                await one.ended()
                 return
             except OSError as error:
                 # No file descriptor is free just now. The container must be watched all the same.
@@ -260,13 +260,13 @@ class LocalCluster:
         """TERM to init, which ends its container in order; after the deadline KILL to all that it ever had."""
         try:
             known = await asyncio.to_thread(process.family, container.process)
-            process.send(container.process, signal.SIGTERM)
+            container.process.send(signal.SIGTERM)
             if await process.all_ended([container.process], self._stop_s):
                 return
             log.warning("container_killed", container_id=container.place.container_id, after_s=self._stop_s)
             known += await asyncio.to_thread(process.family, container.process)
             for one in [container.process, *known]:
-                process.send(one, signal.SIGKILL)
+                one.send(signal.SIGKILL)
         finally:
             container.stopping = False
 
@@ -276,7 +276,7 @@ class LocalCluster:
             log.warning("processes_left_behind", container_id=place.container_id, pids=[one.pid for one in left])
         for number in (signal.SIGTERM, signal.SIGKILL):
             for one in left:
-                process.send(one, number)
+                one.send(number)
             if await process.all_ended(left, SWEEP_S):
                 break
         await asyncio.to_thread(self._close, place)

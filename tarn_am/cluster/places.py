@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 import structlog
 
-from tarn_am.cluster.process import Process
 from tarn_am.ports import ClusterError
 from tarn_common.ids import ContainerId
+from tarn_common.process import Process
 
 log = structlog.get_logger(__name__)
 

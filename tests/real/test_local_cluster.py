@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tarn_am.cluster import process
 from tarn_am.cluster.local import ENDED_KEPT, LocalCluster
-from tarn_am.cluster.process import Process
 from tarn_am.ports import Allocated, AskRefused, ClusterError, Completed, LaunchSpec
+from tarn_common import process
 from tarn_common.ids import ContainerId
+from tarn_common.process import Process
 from tests.rigs.local_containers import APPLICATION, POLITE, SHORT, STUBBORN, Heard, local_cluster
 from tests.rigs.wait import eventually
 
@@ -69,7 +69,7 @@ class Box:
 
 def alive(pid: int) -> bool:
     found = process.identify(pid)
-    return found is not None and process.is_alive(found)
+    return found is not None and found.runs
 
 
 class TestWhatAContainerGets:

@@ -5,6 +5,7 @@ another. Ends are awaited through pidfds, whoever the parent is; a process that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_POLL_S = 0.1
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,47 @@ class Process:
     pid: int
     start_ticks: int
     boot: str
+
+    @property
+    def runs(self) -> bool:
+        """False for a zombie too: it does nothing any more, though its parent has not seen its end yet."""
+        found = _stat(self.pid)
+        return found is not None and found.start_ticks == self.start_ticks and found.state not in "ZX" and self.boot == boot()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it started."""
+        return float((_PROC / "uptime").read_text().split()[0]) - self.start_ticks / _TICKS_PER_S
+
+    def send(self, number: signal.Signals) -> bool:
+        """Signals exactly this process; False when it is no more. Raises PermissionError."""
+        descriptor = _pidfd(self.pid)
+        try:
+            # The descriptor holds whoever has the pid now; only if that is this one, the signal goes out.
+            if not self.runs:
+                return False
+            if descriptor is None:
+                os.kill(self.pid, number)
+            else:
+                signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        return True
+
+    async def ended(self) -> None:
+        """Returns within milliseconds of its end; where the kernel has no pidfd (before 5.3, or hidden by seccomp), within 0.1 s."""
+        descriptor = _pidfd(self.pid)
+        try:
+            if descriptor is not None and self.runs:
+                await _readable(descriptor)
+            while self.runs:  # noqa: ASYNC110  (nothing else tells it there)
+                await asyncio.sleep(_POLL_S)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -37,13 +81,14 @@ def identify(pid: int) -> Process | None:
     return Process(pid, found.start_ticks, boot()) if found is not None else None
 
 
+def find(pid: int) -> Process | None:
+    """The process that runs under this pid now; None where there is none, or a dead one."""
+    found = identify(pid)
+    return found if found is not None and found.runs else None
+
+
 def boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def is_alive(process: Process) -> bool:
-    found = _stat(process.pid)
-    return found is not None and found.start_ticks == process.start_ticks and found.state not in "ZX" and process.boot == boot()
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
 def family(process: Process) -> list[Process]:
@@ -65,58 +110,36 @@ def family(process: Process) -> list[Process]:
     ]
 
 
-def send(process: Process, number: signal.Signals) -> bool:
-    """Sends a signal to exactly this process; False when it is no more."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return False
-    try:
-        # The pidfd holds whoever has the pid now; only if that is ours still, the signal goes out.
-        if not is_alive(process):
-            return False
-        signal.pidfd_send_signal(descriptor, number)
-        return True
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(descriptor)
-
-
-async def ended(process: Process) -> None:
-    """Returns as soon as `process` is over."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    loop = asyncio.get_running_loop()
-    try:
-        if identify(process.pid) != process:
-            return
-        over: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(descriptor, _settle, over)
-        try:
-            await over
-        finally:
-            loop.remove_reader(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _settle(over: asyncio.Future[None]) -> None:
-    if not over.done():
-        over.set_result(None)
-
-
 async def all_ended(processes: Iterable[Process], deadline_s: float) -> bool:
     """Whether all were over within the deadline."""
-    waits = [asyncio.ensure_future(ended(process)) for process in processes]
+    waits = [asyncio.ensure_future(process.ended()) for process in processes]
     if not waits:
         return True
     _, pending = await asyncio.wait(waits, timeout=deadline_s)
     for wait in pending:
         wait.cancel()
     return not pending
+
+
+def _pidfd(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.pidfd_open(pid)
+    return None
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, _settle, readable)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _pids() -> list[int]:
