@@ -255,8 +255,8 @@ class TestAPidThatIsUsedAgain:
         try:
             real = process.identify(stranger.pid)
             assert real is not None
-            assert not process.send(Process(real.pid, real.start_ticks - 1, real.boot), signal.SIGKILL)
-            await asyncio.wait_for(process.ended(Process(real.pid, real.start_ticks - 1, real.boot)), 60)
+            assert not Process(real.pid, real.start_ticks - 1, real.boot).send(signal.SIGKILL)
+            await asyncio.wait_for(Process(real.pid, real.start_ticks - 1, real.boot).ended(), 60)
             assert stranger.poll() is None
         finally:
             stranger.kill()
