@@ -1,6 +1,6 @@
 """What the Application Master asks of the world, as small protocols declared by the side that uses them.
 
-Adapters: `cluster.local` (and later `cluster.yarn`) implement Cluster; `agents` implements AgentLink; `supervisor`
+Adapters: `cluster.local` and `cluster.yarn` implement Cluster; `agents` implements AgentLink; `supervisor`
 implements Fleet, which is all that the HTTP API sees.
 """
 
@@ -67,7 +67,38 @@ class AskRefused:
     retry: bool
 
 
-ClusterEvent = Allocated | Completed | AskRefused
+@dataclass(frozen=True)
+class AskWaits:
+    """An ask stands without an answer, for this reason (told again when the reason changes)."""
+
+    ask_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Appeared:
+    """A container of an earlier AM that the cluster itself heard of only after `start` had returned."""
+
+    running: Running
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """The cluster will take this container away, in `within_s` seconds (None: it does not say)."""
+
+    container_id: ContainerId
+    reason: str
+    within_s: float | None
+
+
+@dataclass(frozen=True)
+class LostCharge:
+    """This process may act for the application no more: another one does, or the cluster has ended it. What runs is left alone."""
+
+    reason: str
+
+
+ClusterEvent = Allocated | Completed | AskRefused | AskWaits | Appeared | Leaving | LostCharge
 ClusterSink = Callable[[ClusterEvent], None]
 
 

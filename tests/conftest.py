@@ -6,5 +6,6 @@ pytest_plugins = [
     "tests.rigs.hadoop",
     "tests.rigs.yarn",
     "tests.rigs.cluster",
+    "tests.rigs.yarn_masters",
     "tests.rigs.triton",
 ]

@@ -21,10 +21,11 @@ def enter(turn: Turn, member: Member, phase: Phase, reason: str = "", code: str 
     return replace(member, instance=replace(instance, phase=phase, since_at=turn.now, reason=reason, reason_code=code, phases=phases))
 
 
-def drain(turn: Turn, member: Member, reason: str) -> None:
-    """Out of the list now; the agent is told, or will be when it speaks again."""
+def drain(turn: Turn, member: Member, reason: str, within_s: float | None = None) -> None:
+    """Out of the list now; the agent is told, or will be when it speaks again. `within_s`: the cluster gives no more time."""
     policy = turn.state.policy
-    order = DrainOrder(turn.now, turn.now + policy.drain_s + policy.drain_grace_s, policy.drain_grace_s, reason)
+    usual_s = policy.drain_s + policy.drain_grace_s
+    order = DrainOrder(turn.now, turn.now + min(usual_s, usual_s if within_s is None else within_s), policy.drain_grace_s, reason)
     drained = enter(turn, member, Phase.DRAINING, reason)
     drained = replace(drained, instance=replace(drained.instance, drain=order))
     turn.put(drained)
@@ -113,11 +114,11 @@ def completed(turn: Turn, member: Member, exit_status: int | None, diagnostics: 
         return
     said = instance.reason if instance.phase in (Phase.UNREADY, Phase.DRAINING) and not ordered else ""
     why = diagnosis.sentence(exit_status, diagnostics, said)
-    code = diagnosis.code(exit_status)
+    code = diagnosis.code(exit_status, diagnostics)
     if ordered:
         member = enter(turn, member, Phase.STOPPED, instance.reason or why, code)
         turn.note(f"ended ({instance.reason})" if instance.reason else "ended as ordered", instance.container_id)
-    elif diagnosis.is_failure(exit_status):
+    elif diagnosis.is_failure(exit_status, diagnostics):
         member = fail(turn, member, why, code)
     else:
         member = blame(turn, enter(turn, member, Phase.STOPPED, why, code), why, counted=False)

@@ -57,6 +57,21 @@ class ClusterAskRefused:
 
 
 @dataclass(frozen=True)
+class ClusterAskWaits:
+    ask_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClusterTakes:
+    """The cluster will take the container away, in `within_s` seconds (None: it does not say)."""
+
+    container_id: ContainerId
+    reason: str
+    within_s: float | None
+
+
+@dataclass(frozen=True)
 class Launched:
     """The cluster took the launch; the agent has not spoken yet."""
 
@@ -141,6 +156,8 @@ Event = (
     | ClusterAllocated
     | ClusterCompleted
     | ClusterAskRefused
+    | ClusterAskWaits
+    | ClusterTakes
     | Launched
     | LaunchFailed
     | AgentHello

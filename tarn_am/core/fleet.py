@@ -18,7 +18,9 @@ from tarn_am.core.events import (
     AgentReports,
     ClusterAllocated,
     ClusterAskRefused,
+    ClusterAskWaits,
     ClusterCompleted,
+    ClusterTakes,
     DrainOrdered,
     Event,
     Launched,
@@ -68,6 +70,10 @@ def _apply(turn: Turn, event: Event) -> None:
             _completed(turn, event)
         case ClusterAskRefused():
             _ask_refused(turn, event)
+        case ClusterAskWaits():
+            _ask_waits(turn, event)
+        case ClusterTakes():
+            _taken(turn, event)
         case Launched():
             _launched(turn, event.container_id)
         case LaunchFailed():
@@ -153,6 +159,27 @@ def _ask_refused(turn: Turn, event: ClusterAskRefused) -> None:
         turn.note(f"the cluster refused an ask for now: {event.reason}", severity="warning")
     else:
         ends.halt(turn, f"the cluster refused the ask: {event.reason}")
+
+
+def _ask_waits(turn: Turn, event: ClusterAskWaits) -> None:
+    member = turn.members.get(event.ask_id)
+    if member is not None and member.instance.phase is Phase.REQUESTED and member.instance.reason != event.reason:
+        turn.put(replace(member, instance=replace(member.instance, reason=event.reason)))
+        if event.reason not in (each.sentence for each in turn.state.happenings[-20:]):
+            turn.note(event.reason, severity="warning")
+
+
+def _taken(turn: Turn, event: ClusterTakes) -> None:
+    """Drained while there is time; its replacement is asked for at once."""
+    member = turn.of(event.container_id)
+    if member is None or not member.counts:
+        return
+    turn.note(f"drains: {event.reason}", event.container_id, "warning")
+    turn.update(owed=turn.state.owed + 1)
+    if member.served_at or member.unheard:
+        ends.drain(turn, member, event.reason, event.within_s)
+    else:
+        ends.dismiss(turn, member, event.reason)
 
 
 def _scale(turn: Turn, event: ScaleOrdered) -> None:

@@ -126,6 +126,11 @@ class Yarn:
         for node in self.nodemanagers:
             node.start()
 
+    def reconfigure(self, site: Mapping[str, object]) -> None:
+        """For the ResourceManager's next start, and for clients that read `conf` after this."""
+        self._site = {**self._site, **site}
+        self._conf_dir("conf", {})
+
     def start_resourcemanager(self) -> None:
         """And waits until it answers and has its nodes again."""
         self.resourcemanager.start()
