@@ -17,11 +17,12 @@ from tarn_am.cluster.yarn.attempt import Attempt, connected
 from tarn_am.cluster.yarn.books import Held, Stage
 from tarn_am.cluster.yarn.convert import Size
 from tarn_am.cluster.yarn.heart import Heart
-from tarn_am.cluster.yarn.inventory import Inventory, why_never, why_unknown
+from tarn_am.cluster.yarn.inventory import Inventory
 from tarn_am.cluster.yarn.ledger import Ledger
 from tarn_am.cluster.yarn.memory import Memory, remembered
 from tarn_am.cluster.yarn.nm import NodeError, NodeManagers
 from tarn_am.cluster.yarn.nodes import NodePolicy
+from tarn_am.cluster.yarn.offer import why_never, why_unknown
 from tarn_am.cluster.yarn.placement import Wish
 from tarn_am.cluster.yarn.rm import Deposed, MasterService, Presence
 from tarn_am.cluster.yarn.settings import YarnSettings

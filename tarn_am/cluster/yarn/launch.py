@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
-from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from tarn_am.cluster.yarn.settings import Runtime, Visibility, YarnSettings
@@ -100,8 +99,3 @@ def url(text: str) -> yarn_pb2.URLProto:
         # As written: a nameservice may have capitals.
         found.host = parts.netloc.rpartition("@")[2].rpartition(":")[0] if parts.port else parts.netloc.rpartition("@")[2]
     return found
-
-
-def variables(message: yarn_pb2.ContainerLaunchContextProto) -> Mapping[str, str]:
-    """The environment of a context, for who shows what would be sent."""
-    return {entry.key: entry.value for entry in message.environment}

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from tarn_am.cluster.yarn import convert
 from tarn_am.cluster.yarn.books import Books, Held, Stage
-from tarn_am.cluster.yarn.inventory import Node
 from tarn_am.cluster.yarn.nodes import NodePolicy, Nodes
+from tarn_am.cluster.yarn.offer import Node
 from tarn_am.cluster.yarn.placement import Placement, Wish
 from tarn_am.cluster.yarn.why import PATIENCE_S, Seen, why
 from tarn_am.core import diagnosis

@@ -11,16 +11,17 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import structlog
+from google.protobuf.message import Message
 
 from tarn_am.cluster.yarn.refusals import Meaning, expected_id, is_hopeless, meaning
 from tarn_am.hadoop.credentials import token_of
 from tarn_am.hadoop.errors import HadoopError
-from tarn_am.hadoop.ipc.client import HadoopClient
 from tarn_am.hadoop.ipc.sasl import Login
 from tarn_am.hadoop.pb import security_pb2, yarn_pb2, yarn_services_pb2
-from tarn_am.hadoop.protocols import APPLICATION_MASTER
+from tarn_am.hadoop.protocols import APPLICATION_MASTER, RpcProtocol
 from tarn_am.ports import ClusterError
 from tarn_common.backoff import Backoff
 
@@ -29,6 +30,17 @@ log = structlog.get_logger(__name__)
 _BACKOFF = Backoff(first_s=0.2, limit_s=3.0)
 _FINISH_PAUSE_S = 0.1
 _ID_MASK = 0x7FFFFFFF
+Response = TypeVar("Response", bound=Message)
+
+
+class Caller(Protocol):
+    """What is used of a HadoopClient."""
+
+    def use(self, login: Login) -> None: ...
+
+    async def call(
+        self, protocol: RpcProtocol, method: str, request: Message, response: type[Response], *, timeout_s: float | None = None
+    ) -> Response: ...
 
 
 class Deposed(Exception):
@@ -46,7 +58,7 @@ class Presence:
 class MasterService:
     """One attempt's ApplicationMasterService. `now` is monotonic time. Calls are made by one task at a time."""
 
-    def __init__(self, client: HadoopClient, login: Login, presence: Presence, call_s: float, now: Callable[[], float]) -> None:
+    def __init__(self, client: Caller, login: Login, presence: Presence, call_s: float, now: Callable[[], float]) -> None:
         self._client, self._login, self._presence, self._call_s, self._now = client, login, presence, call_s, now
         self._response_id = 0
         self._unanswered: yarn_services_pb2.AllocateRequestProto | None = None
