@@ -91,14 +91,16 @@ class Keeper:
 
     def offer(self, event: Event) -> None:
         before = self.state
-        self.state, actions = lifecycle.step(self._policy, before, event, self._now())
-        if self.state is not before:
+        after, actions = lifecycle.step(self._policy, before, event, self._now())
+        moved = after != before  # most looks at a tritonserver at rest change nothing
+        if moved:
+            self.state = after
             self._tell(before)
         self._means.memory.keep(self.state)
         for action in actions:
             self._act(action)
         self._set_timer()
-        if self.state is not before:
+        if moved:
             self.stirred.set()
             self._changed(before)
 

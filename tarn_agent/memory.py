@@ -48,7 +48,7 @@ class MemoryFile:
 
     def __init__(self, run_dir: RunDir, container_id: str) -> None:
         self._run_dir, self._container_id = run_dir, container_id
-        self._path = run_dir.path / "agent-state.json"
+        self._path = run_dir.agent_state
         self._kept: Memory | None = None
 
     def read(self) -> Memory:

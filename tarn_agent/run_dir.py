@@ -41,13 +41,18 @@ class RunDir:
         return self.path / "triton.json"
 
     @property
+    def agent_state(self) -> Path:
+        """What one agent leaves for the next in the same container."""
+        return self.path / "agent-state.json"
+
+    @property
     def fits_socket(self) -> bool:
         return len(os.fsencode(self.socket)) + _SUFFIX_BYTES <= SOCKET_PATH_BYTES
 
     def begin(self) -> None:
         """For a new container: what an earlier one left says nothing of this one. Raises OSError."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for stale in (self.socket, self.launch, self._status, self._reason):
+        for stale in (self.socket, self.launch, self.agent_state, self._status, self._reason):
             stale.unlink(missing_ok=True)
 
     def write(self, path: Path, text: str) -> None:
