@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
@@ -20,6 +20,11 @@ ROOT = "tarn"
 EXTRAS = ("am", "agent")
 PACKAGES = ("tarn_common", "tarn_am", "tarn_agent")
 _LEFT_OUT = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+# A node without Hadoop's native library changes the mode of each unpacked file by a process of its own: what nothing imports costs time.
+_NOT_RUN = (".pyi", ".pyx", ".pxd", ".c", ".h", ".gif")
+_TESTS = ("tests", "test")
+# Of hdfs-native's command line and its bridge to fsspec, and of cffi's compiler: the libraries themselves do without.
+UNUSED = frozenset({"argcomplete", "fsspec", "pycparser"})
 
 
 class ArchiveError(Exception):
@@ -59,6 +64,8 @@ def needed(python: str, extras: tuple[str, ...] = EXTRAS) -> Parts:
         name, extra = waiting.pop()
         for requirement in _requirements(name, extra, environ):
             wanted = canonicalize_name(requirement.name)
+            if wanted in UNUSED:
+                continue
             _note(parts, wanted, requirement.specifier)
             for also in ("", *requirement.extras):
                 if (wanted, also) not in seen:
@@ -98,13 +105,23 @@ def is_pure(found: importlib.metadata.Distribution) -> bool:
     return bool(tags) and all(tag.endswith("-none-any") for tag in tags)
 
 
+def is_run(path: PurePath) -> bool:
+    """Whether a file of a package can be of use on a node."""
+    return path.suffix not in _NOT_RUN and not any(part in _TESTS for part in path.parts[:-1])
+
+
 def files(found: importlib.metadata.Distribution) -> dict[str, Path]:
     """Path below site-packages to the file here; scripts, compiled code and pip's own records are left out."""
     if found.files is None:
         raise ArchiveError(f"the package {found.metadata['Name']} was installed without a list of its files: install it with pip")
     taken = {}
     for file in found.files:
-        if ".." in file.parts or "__pycache__" in file.parts or (file.name in _LEFT_OUT and file.parts[0].endswith(".dist-info")):
+        if (
+            ".." in file.parts
+            or "__pycache__" in file.parts
+            or not is_run(file)
+            or (file.name in _LEFT_OUT and file.parts[0].endswith(".dist-info"))
+        ):
             continue
         taken[str(file)] = Path(str(file.locate()))
     return taken

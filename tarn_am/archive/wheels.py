@@ -10,8 +10,9 @@ from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from tarn_am.archive.parts import ArchiveError, environment
+from tarn_am.archive.parts import UNUSED, ArchiveError, environment, is_run
 
 # The oldest C library first: what runs there runs on every younger one.
 PLATFORMS = {
@@ -54,6 +55,7 @@ def needs(wheel: Path, python: str) -> list[Requirement]:
             raise ArchiveError(f"{wheel.name} is no wheel: it has no METADATA")
         lines = HeaderParser().parsestr(archive.read(name).decode()).get_all("Requires-Dist") or []
     found = [Requirement(line) for line in lines]
+    found = [each for each in found if canonicalize_name(each.name) not in UNUSED]
     return [each for each in found if each.marker is None or each.marker.evaluate({**environment(python), "extra": ""})]
 
 
@@ -72,8 +74,10 @@ def unpack(wheel: Path, directory: Path) -> None:
 
 
 def _place(name: str) -> str | None:
-    """Where a wheel's entry goes below site-packages; None for scripts and headers."""
+    """Where a wheel's entry goes below site-packages; None for scripts, headers, and what no node runs."""
     parts = PurePosixPath(name).parts
+    if not is_run(PurePosixPath(name)):
+        return None
     if not parts[0].endswith(".data"):
         return name
     return str(PurePosixPath(*parts[2:])) if len(parts) > 2 and parts[1] in ("purelib", "platlib") else None

@@ -1,4 +1,6 @@
-"""How a command finds the Application Master: `--am`, else ZooKeeper, else the state directory that `tarn local` keeps.
+"""How a command finds the Application Master: `--am`, else ZooKeeper, else the state directory that `tarn local` keeps, else YARN.
+
+YARN is asked for `--application`, and where nothing runs locally and HADOOP_CONF_DIR names a cluster.
 
 The token comes from `--token-file`, or from the state directory when the address came from there too: a token found
 beside one address is never sent to another.
@@ -40,7 +42,7 @@ class Where:
         "", doc="find the Application Master in this ZooKeeper, host:port,…", env="TARN_ZK_ENSEMBLE", check=check_ensemble
     )
     zk_path: str = setting(DEFAULT_ZK_PATH, doc="znode under which instances announce themselves", env="TARN_ZK_PATH")
-    application: str = setting("", doc="application id, where ZooKeeper knows several", env="TARN_APPLICATION_ID")
+    application: str = setting("", doc="application id, on YARN or where ZooKeeper knows several", env="TARN_APPLICATION_ID")
     name: str = setting("tarn", doc="the application's name: its state directory is the one of that name", env="TARN_NAME")
     state_dir: str = setting("", doc="state directory of `tarn local`", env="TARN_STATE_DIR")
     token_file: str = setting("", doc="file with the API token", env="TARN_TOKEN_FILE")
@@ -58,6 +60,11 @@ def state_directory(name: str, given: str, environ: Mapping[str, str] | None = N
         return Path(environ["TARN_HOME"]).absolute() / name
     base = environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
     return Path(base).absolute() / "tarn" / name
+
+
+def application_token(application_id: str, environ: Mapping[str, str] | None = None) -> Path:
+    """Where `tarn submit` keeps the API token of an application on YARN."""
+    return state_directory("yarn", "", environ) / application_id / TOKEN_FILE
 
 
 def read_token(path: Path) -> str:
@@ -87,10 +94,29 @@ def am_client(where: Where, token: str | None = None) -> AmClient:
         return AmClient(found.http.rstrip("/"), token, where.timeout_s, f"ZooKeeper {where.zk_ensemble}")
     state = state_directory(where.name, where.state_dir)
     path = state / RENDEZVOUS_FILE
+    if where.application or (not where.state_dir and not path.exists()):
+        on_yarn = _on_yarn(where, token)
+        if on_yarn is not None:
+            return on_yarn
     record = _record(path)
     if token is None and (state / TOKEN_FILE).exists():
         token = read_token(state / TOKEN_FILE)
     return AmClient(record.http.rstrip("/"), token, where.timeout_s, str(path), _lost(state))
+
+
+def _on_yarn(where: Where, token: str | None) -> AmClient | None:
+    """None where this machine knows no cluster and none was asked for."""
+    # Here and not at the top: most verbs speak to an Application Master whose address is known.
+    from tarn_am.cli import through_yarn
+
+    if not where.application and not through_yarn.configured(os.environ):
+        return None
+    report = through_yarn.one(where.application or where.name)
+    kept = application_token(report.application_id)
+    if token is None and kept.exists():
+        token = read_token(kept)
+    lost = f"YARN starts another one; `tarn list` shows how {report.application_id} is"
+    return AmClient(through_yarn.address(report), token, where.timeout_s, "the ResourceManager", lost)
 
 
 def _lost(state: Path) -> str:

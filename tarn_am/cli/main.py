@@ -24,6 +24,8 @@ from tarn_common import __version__
 
 _VERBS = {
     "local": "Run an application on this machine: the AM in the foreground, real Tritons under it.",
+    "submit": "Run an application on YARN.",
+    "list": "List the applications on YARN.",
     "status": "Show the fleet: what serves, what does not, and why.",
     "instances": "List the instances that serve, with their addresses and models.",
     "scale": "Set the number of instances.",
@@ -32,6 +34,7 @@ _VERBS = {
     "model": "Load, unload or reload one model in one instance.",
     "config": "Show the settings of the Application Master, secrets blanked.",
     "stop": "Drain everything and end the application.",
+    "kill": "End an application on YARN at once, without draining.",
     "archive": "Build the archive that carries TARN to a cluster's nodes.",
     "completion": "Print the completion script of a shell.",
 }
@@ -45,7 +48,8 @@ Examples:
 
 The options above say which Application Master a verb speaks to, and may stand behind the verb as well: --am, else
 --zk-ensemble (and --application), else the state directory of `tarn local` (--state-dir, or --name below $TARN_HOME,
-which is ~/.local/state/tarn where it is not set). The words in brackets are the variables of the environment.
+which is ~/.local/state/tarn where it is not set), else YARN (--application, or --name where HADOOP_CONF_DIR is set).
+The words in brackets are the variables of the environment.
 
 \b
 Exit codes:
