@@ -29,7 +29,7 @@ from tarn_agent.presence import NoPresence, ZooKeeperPresence, open_zookeeper
 from tarn_agent.prober import Prober
 from tarn_agent.reporter import Reporter
 from tarn_agent.run_dir import RunDir
-from tarn_agent.settings import AgentSettings, ModelFailure, ZkAuth
+from tarn_agent.settings import DIGEST, AgentSettings, ModelFailure
 from tarn_agent.staging import RepositoryStager
 from tarn_agent.triton import SupervisedTriton
 from tarn_agent.uplink import Proof, Uplink
@@ -54,7 +54,7 @@ _SECRET_NAMES = ("SECRET", "PASSWORD", "PASSWD", "TOKEN", "KEY", "CREDENTIAL")
 def read_secrets(settings: AgentSettings) -> Credentials:
     """The credentials file, with what it must hold; from now on no log shows any of it. Raises CredentialsError."""
     found = hadoop.read(Path(settings.credentials))
-    for name in (AGENT_SECRET, AM_CERTIFICATE, *((ZK_DIGEST,) if settings.zk_auth is ZkAuth.DIGEST else ())):
+    for name in (AGENT_SECRET, AM_CERTIFICATE, *((ZK_DIGEST,) if settings.zk_auth == DIGEST else ())):
         if not found.secrets.get(name):
             raise CredentialsError(f"{settings.credentials} holds no secret {name!r}: whoever launches the container must put it there")
     users = [value for name, value in settings.user_environment.items() if any(word in name.upper() for word in _SECRET_NAMES)]

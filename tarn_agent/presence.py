@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tarn_agent.settings import AgentSettings, ZkAuth
+from tarn_agent.settings import DIGEST, AgentSettings
 from tarn_common.credentials import ZK_DIGEST, Credentials
 from tarn_common.endpoint import instance_path, parse_ensemble
 from tarn_common.ids import container_id
@@ -22,7 +22,7 @@ def open_zookeeper(settings: AgentSettings, credentials: Credentials) -> ZooKeep
     """The agent's one session, for its znode and for finding the Application Master; None where no ensemble is set."""
     if not settings.zk_ensemble:
         return None
-    digest = credentials.secrets.get(ZK_DIGEST, b"").decode() if settings.zk_auth is ZkAuth.DIGEST else None
+    digest = credentials.secrets.get(ZK_DIGEST, b"").decode() if settings.zk_auth == DIGEST else None
     return ZooKeeper(
         parse_ensemble(settings.zk_ensemble),
         settings.zk_session_s,

@@ -208,10 +208,12 @@ class TestProcessKilledAndStartedAgain:
         path, kept = f"{zk_path}/a", tmp_path / "session.json"
         child = subprocess.Popen([sys.executable, "-c", CHILD, zookeeper.connect, path, str(kept)], stdout=subprocess.PIPE)
         assert child.stdout is not None
-        assert await asyncio.to_thread(child.stdout.readline) == b"stands\n"
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        try:
+            assert await asyncio.to_thread(child.stdout.readline) == b"stands\n"
+        finally:
+            child.kill()
+            child.wait()
+            child.stdout.close()
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
         before = eye.exists(path)
         zk = ZooKeeper(parse_ensemble(zookeeper.connect), 10.0, session_file=kept)
