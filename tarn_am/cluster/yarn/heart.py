@@ -5,7 +5,6 @@ awaited and slowly at rest, and brings the conversation back after a restart.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable
 from typing import Protocol
@@ -114,8 +113,12 @@ class Heart:
             return
         now = self._now()
         pause = pause_s(now, self._fast_until, bool(self._placement.waiting), self._placement.next_at(), self._fast_s, self._rest_s)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), pause)
+        # Not wait_for: on Python 3.10 and 3.11 it forgets a cancellation that comes together with the event.
+        alarm = asyncio.get_running_loop().call_later(pause, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            alarm.cancel()
 
     async def _turn(self) -> None:
         request = self._rm.owes or self._composed()

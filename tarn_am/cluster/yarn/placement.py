@@ -154,7 +154,9 @@ class Placement:
             ask.after = 0.0
 
     def requests(self, now: float) -> Requests:
-        """What must be said now; whoever takes it sends it."""
+        """What must be said now; whoever takes it sends it. Nothing before the ResourceManager was probed."""
+        if self.mode is Mode.UNKNOWN:
+            return Requests()
         avoided = self._avoided()
         add, remove = sorted(avoided - self._listed), sorted(self._listed - avoided)
         self._listed = avoided
@@ -221,8 +223,6 @@ class Placement:
 
     def _open(self, now: float) -> list[int]:
         """New keys for asks for which nothing stands, as many as may stand."""
-        if self.mode is Mode.UNKNOWN:
-            return []
         width = self._width if self.mode is Mode.LISTED and self.wish.per_node else len(self._asks)
         room = width - len(self._keys)
         fresh: list[int] = []
