@@ -12,6 +12,8 @@ from tarn_am.core.roster import CAPACITY, Member, Turn
 WOULD_NOT_END_S = 90.0
 """After the drain's own time: an application is finished even if a container would not end."""
 
+_UNPROVEN = (Phase.REQUESTED, Phase.ALLOCATED, Phase.LAUNCHED, Phase.STAGING, Phase.STARTING)
+
 
 def reconcile(turn: Turn) -> None:
     """Brings the number of instances towards the target, as far as it may now."""
@@ -32,7 +34,14 @@ def _ask(turn: Turn, missing: int) -> str:
     if turn.now < state.crashes.next_ask_at:
         return f"{missing} more will be asked for after a pause, because of the last failure: {state.crashes.last_reason}"
     # While failures follow each other, no more are tried at once than it takes to be sure.
-    number = min(missing, max(1, state.policy.crash_limit - state.crashes.in_a_row)) if state.crashes.in_a_row else missing
+    number = missing
+    if state.crashes.in_a_row:
+        trying = sum(turn.tally[phase] for phase in _UNPROVEN)
+        number = min(missing, max(1, state.policy.crash_limit - state.crashes.in_a_row) - trying)
+    if number <= 0:
+        return (
+            f"{missing} more will be asked for when those under way have shown that it works; the last failure: {state.crashes.last_reason}"
+        )
     for offset in range(number):
         ask = f"ask-{state.asks + offset + 1}"
         instance = Instance(ask, Phase.REQUESTED, turn.now, turn.now, phases={Phase.REQUESTED: turn.now})

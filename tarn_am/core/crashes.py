@@ -1,7 +1,8 @@
 """Crash loop or bad luck: when to ask again after a failure, and when to stop asking.
 
-An instance that fails before it ever was READY says that something is wrong for all (a bad repository, a bad image); a few of
-them in a row, none reaching READY in between, end the asking. One that served well for a while and died is bad luck and is
+An instance that fails before it ever was READY says that something is wrong for all (a bad repository, a bad image). Those that
+were asked for together and fail together say it once. A few such waves in a row end the asking of a fleet that never served; one
+that did serve has shown that its settings work, so it is asked for on and on, ever more slowly: what went away comes back. One that served well for a while and died is bad luck and is
 replaced at once. One that dies soon after READY is between the two: it is asked for again, ever more slowly.
 """
 
@@ -21,7 +22,7 @@ _KEPT = 64
 
 @dataclass(frozen=True)
 class Crashes:
-    """`in_a_row`: failures before READY since an instance last became READY. `recent`: when early failures began to come."""
+    """`in_a_row`: waves of failures before READY since an instance last became READY. `recent`: when early failures began to come."""
 
     in_a_row: int = 0
     recent: tuple[float, ...] = ()
@@ -46,8 +47,9 @@ def failed(crashes: Crashes, failure: Failure, now: float) -> Crashes:
     if failure.ready_for_s is not None and failure.ready_for_s >= STEADY_S:
         return replace(crashes, last_reason=failure.reason)
     recent = _recent(crashes, failure.asked_at, now)
+    tells_more = len(recent) > len(crashes.recent) or recent[-1] == now
     return Crashes(
-        in_a_row=crashes.in_a_row + (failure.counted and failure.ready_for_s is None),
+        in_a_row=crashes.in_a_row + (failure.counted and failure.ready_for_s is None and tells_more),
         recent=recent,
         last_reason=failure.reason,
         next_ask_at=max(crashes.next_ask_at, now + BACKOFF.delay_s(len(recent) - 1)),

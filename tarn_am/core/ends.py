@@ -83,7 +83,7 @@ def blame(turn: Turn, member: Member, reason: str, *, counted: bool = True) -> M
     ready_for_s = turn.now - member.served_at if member.served_at else None
     history = crashes.failed(state.crashes, Failure(reason, member.instance.asked_at, ready_for_s, counted), turn.now)
     turn.update(crashes=history, failed_total=state.failed_total + counted, owed=state.owed + 1)
-    if counted and history.in_a_row >= state.policy.crash_limit and not state.halted and ready_for_s is None:
+    if counted and history.in_a_row >= state.policy.crash_limit and not (state.halted or state.served) and ready_for_s is None:
         halt(turn, f"{history.in_a_row} instances failed in a row and none became READY; the last reason: {reason}")
     return replace(member, blamed=True)
 

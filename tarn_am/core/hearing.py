@@ -99,6 +99,7 @@ def _entered(turn: Turn, member: Member, old: Phase) -> Member:
         if turn.state.crashes.in_a_row or turn.state.halted:
             turn.update(crashes=crashes.became_ready(turn.state.crashes), halted="")
         member = replace(member, served_at=instance.since_at)
+        turn.update(served=True)
     if new is Phase.DRAINING and instance.drain is None:
         policy = turn.state.policy
         order = DrainOrder(turn.now, turn.now + policy.drain_s + policy.drain_grace_s, 0.0, instance.reason or "its agent drains")

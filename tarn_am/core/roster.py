@@ -83,6 +83,7 @@ class FleetState:
     happened: int = 0
     crashes: Crashes = field(default_factory=Crashes)
     halted: str = ""
+    served: bool = False
     asks: int = 0
     owed: int = 0
     failed_total: int = 0

@@ -323,17 +323,40 @@ class TestCrashLoop:
         rig.serve("ask-2", 3)
         assert rig.state.halted == ""
 
-    def test_old_instances_that_flap_do_not_hide_it(self) -> None:
+    def test_a_fleet_that_served_is_asked_for_ever_more_slowly_and_never_given_up(self) -> None:
         rig = serving(1)
-        rig.feed(ScaleOrdered(2, "a person"))
-        for number in range(3, 8):
-            while not any(isinstance(action, Request) for action in rig.actions):
+        rig.feed(ScaleOrdered(4, "a person"))
+        waits = []
+        number = 2
+        for _ in range(9):
+            asks = rig.take(Request)
+            for ask in asks:
+                number += 1
+                rig.launched(ask.ask_id, number)
+            for back in range(len(asks)):
+                rig.complete(number - back, 104)
+            waited = 0
+            while not any(isinstance(action, Request) for action in rig.actions) and waited < 100:
                 rig.talk(1)
-            self.crash(rig, number)
-            rig.say(2, Report(Phase.UNREADY))
-            rig.say(2, ready())
-        assert rig.state.halted
+                waited += 1
+            waits.append(waited)
+        assert not rig.state.halted
+        assert waits[-1] == 60, waits
+        assert waits == sorted(waits)
+        assert "the model repository could not be staged" in rig.state.crashes.last_reason
         assert rig.of(2).phase is Phase.READY
+
+    def test_one_wave_counts_once_however_many_fail_in_it(self) -> None:
+        rig = FleetRig(20)
+        rig.feed(Tick())
+        asks = rig.take(Request)
+        for number, ask in enumerate(asks, 2):
+            rig.launched(ask.ask_id, number)
+        for number, _ in enumerate(asks, 2):
+            rig.now += 0.01
+            rig.complete(number, 104)
+        assert rig.state.crashes.in_a_row == 1
+        assert not rig.state.halted
 
     def test_all_at_once_fail_at_the_same_moment(self) -> None:
         rig = FleetRig(20)
