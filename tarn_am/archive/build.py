@@ -63,8 +63,11 @@ def build(target: Path, pythons: Sequence[str] = (), machine: str = "", wheel_di
     machine = machine or platform.machine()
     if machine not in wheels.PLATFORMS:
         raise ArchiveError(f"--machine={machine!r} is not one of {', '.join(wheels.PLATFORMS)}")
+    if target.exists() and not target.is_file():
+        raise ArchiveError(f"--output={str(target)!r} is there and is no regular file: give the path of a file to write")
+    if not target.parent.is_dir():
+        raise ArchiveError(f"--output={str(target)!r}: there is no directory {target.parent}: make it, or give another path")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tarn-archive-", dir=target.parent) as work:
             tree = Path(work) / "tree"
             _fill(tree, pythons, machine, wheel_dir, Path(work))
