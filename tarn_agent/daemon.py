@@ -25,11 +25,11 @@ from tarn_agent.keeper import Keeper, Means
 from tarn_agent.memory import MemoryFile
 from tarn_agent.orders import Orders
 from tarn_agent.ports import Presence, TritonError
-from tarn_agent.presence import NoPresence, ZooKeeperPresence, open_zookeeper
+from tarn_agent.presence import NoPresence, ZooKeeperPresence, open_zookeeper, zookeeper_login
 from tarn_agent.prober import Prober
 from tarn_agent.reporter import Reporter
 from tarn_agent.run_dir import RunDir
-from tarn_agent.settings import DIGEST, AgentSettings, ModelFailure
+from tarn_agent.settings import AgentSettings, ModelFailure
 from tarn_agent.staging import RepositoryStager
 from tarn_agent.triton import SupervisedTriton
 from tarn_agent.uplink import Proof, Uplink
@@ -54,9 +54,10 @@ _SECRET_NAMES = ("SECRET", "PASSWORD", "PASSWD", "TOKEN", "KEY", "CREDENTIAL")
 def read_secrets(settings: AgentSettings) -> Credentials:
     """The credentials file, with what it must hold; from now on no log shows any of it. Raises CredentialsError."""
     found = hadoop.read(Path(settings.credentials))
-    for name in (AGENT_SECRET, AM_CERTIFICATE, *((ZK_DIGEST,) if settings.zk_auth == DIGEST else ())):
+    for name in (AGENT_SECRET, AM_CERTIFICATE, *((ZK_DIGEST,) if settings.zk_auth else ())):
         if not found.secrets.get(name):
             raise CredentialsError(f"{settings.credentials} holds no secret {name!r}: whoever launches the container must put it there")
+    zookeeper_login(settings, found)
     users = [value for name, value in settings.user_environment.items() if any(word in name.upper() for word in _SECRET_NAMES)]
     private = [value.decode(errors="replace") for name, value in found.secrets.items() if name != AM_CERTIFICATE]
     known_secrets.add([*private, *(text.partition(":")[2] for text in private), *users])

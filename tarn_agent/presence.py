@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tarn_agent.settings import DIGEST, AgentSettings
-from tarn_common.credentials import ZK_DIGEST, Credentials
+from tarn_agent.settings import AgentSettings
+from tarn_common.credentials import ZK_DIGEST, Credentials, CredentialsError
 from tarn_common.endpoint import instance_path, parse_ensemble
 from tarn_common.ids import container_id
+from tarn_common.zk_login import Login, LoginError, parse_login
 from tarn_common.zookeeper import ZooKeeper
 
 SESSION_FILE = "zk-session.json"
@@ -22,13 +23,22 @@ def open_zookeeper(settings: AgentSettings, credentials: Credentials) -> ZooKeep
     """The agent's one session, for its znode and for finding the Application Master; None where no ensemble is set."""
     if not settings.zk_ensemble:
         return None
-    digest = credentials.secrets.get(ZK_DIGEST, b"").decode() if settings.zk_auth == DIGEST else None
     return ZooKeeper(
         parse_ensemble(settings.zk_ensemble),
         settings.zk_session_s,
-        digest=digest or None,
+        login=zookeeper_login(settings, credentials),
         session_file=Path(settings.run_dir) / SESSION_FILE,
     )
+
+
+def zookeeper_login(settings: AgentSettings, credentials: Credentials) -> Login | None:
+    """None where none is wanted; raises CredentialsError where the credentials' secret is none."""
+    if not settings.zk_auth:
+        return None
+    try:
+        return parse_login(credentials.secrets.get(ZK_DIGEST, b"").decode(errors="replace"), settings.zk_auth)
+    except LoginError as error:
+        raise CredentialsError(f"the secret {ZK_DIGEST!r} in {settings.credentials} {error}") from error
 
 
 class ZooKeeperPresence:

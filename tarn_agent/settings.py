@@ -11,8 +11,7 @@ from typing import Any
 from tarn_common.endpoint import DEFAULT_ZK_PATH, check_ensemble, parse_host_port
 from tarn_common.ids import application_id, container_id
 from tarn_common.settings import setting
-
-DIGEST = "digest"
+from tarn_common.zk_login import check_scheme
 
 
 class ModelFailure(Enum):
@@ -25,11 +24,6 @@ class ModelFailure(Enum):
 def _check_am(text: str) -> None:
     if text:
         parse_host_port(text)
-
-
-def _check_zk_auth(text: str) -> None:
-    if text not in ("", DIGEST):
-        raise ValueError(f"only {DIGEST!r} is known; leave it empty for none")
 
 
 def _unpacked(text: str) -> Any:
@@ -68,7 +62,9 @@ class AgentSettings:
     zk_ensemble: str = setting("", doc="ZooKeeper hosts, host:port,…; empty: none", env="TARN_ZK_ENSEMBLE", check=check_ensemble)
     zk_path: str = setting(DEFAULT_ZK_PATH, doc="znode under which instances announce themselves", env="TARN_ZK_PATH")
     zk_session_s: float = setting(10.0, doc="ZooKeeper session time-out", env="TARN_ZK_SESSION_S", unit="s", low=1, high=300)
-    zk_auth: str = setting("", doc="digest (its secret is in the credentials); empty: none", env="TARN_ZK_AUTH", check=_check_zk_auth)
+    zk_auth: str = setting(
+        "", doc="digest or sasl (DIGEST-MD5), by the user:password in the credentials; empty: none", env="TARN_ZK_AUTH", check=check_scheme
+    )
     models: tuple[str, ...] = setting((), doc="models to serve, by name; empty: all", env="TARN_MODELS")
     model_failure: ModelFailure = setting(ModelFailure.STRICT, doc="what a model that fails to load means", env="TARN_MODEL_FAILURE")
     http_port: int = setting(0, doc="Triton's HTTP port; 0: a free one", env="TARN_HTTP_PORT", low=0, high=65535)

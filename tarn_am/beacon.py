@@ -11,19 +11,20 @@ from pathlib import Path
 from tarn_am.settings import AmSettings
 from tarn_am.state import StateDir
 from tarn_common.endpoint import Rendezvous, am_path, parse_ensemble
+from tarn_common.zk_login import Login
 from tarn_common.zookeeper import ZooKeeper
 
 
 class Beacon:
     """One application's beacon; `light` and `close` once."""
 
-    def __init__(self, settings: AmSettings, state: StateDir, digest: str | None) -> None:
+    def __init__(self, settings: AmSettings, state: StateDir, login: Login | None) -> None:
         self._state = state
         self._path = am_path(settings.zk_path, state.application_id)
         self._zookeeper: ZooKeeper | None = None
         if settings.zk_ensemble:
             self._zookeeper = ZooKeeper(
-                parse_ensemble(settings.zk_ensemble), settings.zk_session_s, digest=digest, session_file=_session_file(state)
+                parse_ensemble(settings.zk_ensemble), settings.zk_session_s, login=login, session_file=_session_file(state)
             )
 
     def light(self, record: Rendezvous) -> None:

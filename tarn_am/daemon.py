@@ -32,6 +32,7 @@ from tarn_common import credentials, logs
 from tarn_common.clock import SystemClock
 from tarn_common.endpoint import EndpointError, HostPort, Rendezvous
 from tarn_common.tasks import TaskEnded, TaskGroup
+from tarn_common.zk_login import Login, LoginError, parse_login
 
 log = structlog.get_logger(__name__)
 
@@ -63,12 +64,12 @@ async def _run(
     orders = _signal_orders(undo)
     _raise_file_limit()
     _check_port(settings)
-    token, digest = _token(settings), _digest(settings)
+    token, login = _token(settings), _zookeeper_login(settings)
 
     state.lock()
     undo.callback(state.unlock)
     secret, identity = state.secret(), state.identity()
-    logs.secrets.add([secret, token or "", digest or ""])
+    logs.secrets.add([secret, token or "", *((login.pair, login.password) if login is not None else ())])
     application = state.begin_attempt()
     incarnation = secrets.token_hex(4)
 
@@ -81,7 +82,7 @@ async def _run(
     meeting = launch.Meeting(HostPort(_reachable(settings), agent_port), str(state.rendezvous_file.resolve()))
     spec = LaunchSpec(
         launch.environment(application.application_id, settings, meeting),
-        _credentials(secret, identity.certificate, digest),
+        _credentials(secret, identity.certificate, login),
     )
 
     charge = Charge(application.application_id, incarnation, policy(settings), application.target, _keeper(state))
@@ -105,7 +106,7 @@ async def _run(
         http = await _listen(api, settings)
         tasks.watch("supervisor", supervisor.run())
 
-    beacon = Beacon(settings, state, digest)
+    beacon = Beacon(settings, state, login)
     undo.push_async_callback(beacon.close)
     record = Rendezvous(meeting.agents, f"http://{HostPort(_reachable(settings), http.port)}", incarnation)
     beacon.light(record)
@@ -149,10 +150,10 @@ def policy(settings: AmSettings) -> FleetPolicy:
     )
 
 
-def _credentials(secret: str, certificate: bytes, digest: str | None) -> bytes:
+def _credentials(secret: str, certificate: bytes, login: Login | None) -> bytes:
     held = {credentials.AGENT_SECRET: secret.encode(), credentials.AM_CERTIFICATE: certificate}
-    if digest is not None:
-        held[credentials.ZK_DIGEST] = digest.encode()
+    if login is not None:
+        held[credentials.ZK_DIGEST] = login.pair.encode()
     return credentials.encode(credentials.Credentials(secrets=held))
 
 
@@ -209,14 +210,16 @@ def _token(settings: AmSettings) -> str | None:
     return token
 
 
-def _digest(settings: AmSettings) -> str | None:
+def _zookeeper_login(settings: AmSettings) -> Login | None:
     if not settings.zk_digest_file:
+        if settings.zk_auth:
+            raise StartError(f"--zk-auth={settings.zk_auth} needs --zk-digest-file, a file with user:password")
         return None
-    digest = _secret_file("--zk-digest-file", settings.zk_digest_file)
-    user, colon, password = digest.partition(":")
-    if not colon or not user or not password or "\n" in digest:
-        raise StartError(f"--zk-digest-file={settings.zk_digest_file} does not hold user:password in one line")
-    return digest
+    pair = _secret_file("--zk-digest-file", settings.zk_digest_file)
+    try:
+        return parse_login(pair, settings.zk_auth)
+    except LoginError as error:
+        raise StartError(f"the content of --zk-digest-file={settings.zk_digest_file} {error}") from error
 
 
 def _secret_file(flag: str, path: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tarn_common.endpoint import DEFAULT_ZK_PATH, check_ensemble
 from tarn_common.settings import SettingsError, setting
+from tarn_common.zk_login import check_scheme
 
 
 def _check_level(text: str) -> None:
@@ -35,7 +36,10 @@ class AmSettings:
     zk_ensemble: str = setting("", doc="ZooKeeper hosts, host:port,…; empty: no ZooKeeper", env="TARN_ZK_ENSEMBLE", check=check_ensemble)
     zk_path: str = setting(DEFAULT_ZK_PATH, doc="znode under which instances announce themselves", env="TARN_ZK_PATH")
     zk_session_s: float = setting(10.0, doc="ZooKeeper session time-out", env="TARN_ZK_SESSION_S", unit="s", low=1, high=300)
-    zk_digest_file: str = setting("", doc="file with user:password for ZooKeeper's digest ACLs", env="TARN_ZK_DIGEST_FILE")
+    zk_digest_file: str = setting("", doc="file with user:password for ZooKeeper, for --zk-auth", env="TARN_ZK_DIGEST_FILE")
+    zk_auth: str = setting(
+        "", doc="how the --zk-digest-file is used: digest or sasl (DIGEST-MD5); empty: digest", env="TARN_ZK_AUTH", check=check_scheme
+    )
     token_file: str = setting("", doc="file with the API token; empty: the API is open to whoever reaches it", env="TARN_TOKEN_FILE")
     report_interval_s: float = setting(1.0, doc="between two reports of an agent", env="TARN_REPORT_INTERVAL_S", unit="s", low=0.1, high=60)
     lease_s: float = setting(600.0, doc="an agent that hears of no AM for so long drains and ends", env="TARN_LEASE_S", unit="s", low=5)

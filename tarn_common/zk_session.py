@@ -17,7 +17,7 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,11 @@ from kazoo.exceptions import (
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
-from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE, READ_ACL_UNSAFE
 
+from tarn_common import zk_auth
 from tarn_common.backoff import Backoff
 from tarn_common.endpoint import Ensemble
+from tarn_common.zk_login import SASL, Login
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +52,8 @@ _silent.setLevel(logging.CRITICAL + 1)
 
 _REOPEN = Backoff(first_s=1.0, limit_s=30.0)
 _SESSIONS_UNTIL_NEW = 3.0  # lost for so many session time-outs, we stop asking for the old one
+_DEAD = (KeeperState.CLOSED, KeeperState.AUTH_FAILED)
+_LOST = (*_DEAD, KeeperState.EXPIRED_SESSION)  # the states that kazoo tells as its LOST
 _AWAY = (ConnectionLoss, ConnectionClosedError, SessionExpiredError)
 
 
@@ -120,20 +123,22 @@ class ZkSession:
         ensemble: Ensemble,
         session_s: float,
         *,
-        digest: str | None,
+        login: Login | None,
         session_file: Path | None,
         on_connected: Callable[[bool], None],
         on_lost: Callable[[], None],
     ) -> None:
-        self._ensemble, self._session_s, self._digest, self._file = ensemble, session_s, digest, session_file
+        self._ensemble, self._session_s, self._login, self._file = ensemble, session_s, login, session_file
         self._on_connected, self._on_lost = on_connected, on_lost
-        self._acl: Sequence[Any] = [*CREATOR_ALL_ACL, *READ_ACL_UNSAFE] if digest else OPEN_ACL_UNSAFE
+        self._acl = zk_auth.acl(login)
         self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._session: SessionId | None = None
         self._closing = False
         self._deaths = 0
         self.connected = False
+        self.refused = False
+        """The servers answer and do not take our login."""
 
     def open(self) -> None:
         """Begins to connect; returns at once. Called in the event loop."""
@@ -150,12 +155,12 @@ class ZkSession:
             timeout=self._session_s,
             client_id=(known.number, known.password) if known else None,
             handler=_Handler(),
-            auth_data=[("digest", self._digest)] if self._digest else None,
             connection_retry=KazooRetry(max_tries=-1, delay=0.1, backoff=2, max_jitter=0.4, max_delay=1.5),
             logger=_silent,
+            **zk_auth.options(self._login),
         )
         client = self._client
-        client.add_listener(lambda _state: self._post(self._on_state, client))
+        client.add_listener(lambda _state: self._post(self._on_state, client, client.client_state))
         client.start_async()
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
@@ -164,25 +169,52 @@ class ZkSession:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *args)
 
-    def _on_state(self, client: Any) -> None:
+    def _on_state(self, client: Any, told: str) -> None:
         """Looks at the client as it is now: of several changes at once only the last one counts."""
         if client is not self._client or self._closing:
             return
         state = client.client_state
         identity = client.client_id if state == KeeperState.CONNECTED else None
         if identity is not None and identity[0] is not None:
-            self._connected_as(SessionId(*identity))
+            self._greeted(client, SessionId(*identity))
             return
         was, self.connected = self.connected, False
         if was:
             self._on_lost()
             self._give_up_later(client)
-        if state in (KeeperState.CLOSED, KeeperState.AUTH_FAILED):
-            self._deaths += 1
-            delay_s = _REOPEN.delay_s(self._deaths, random.random())  # noqa: S311 - jitter
-            log.warning("zookeeper_connection_given_up", ensemble=self._ensemble.hosts, again_in_s=round(delay_s, 1), state=state)
-            assert self._loop is not None
-            self._loop.call_later(delay_s, self._open)
+        if state in _DEAD and told in _LOST:
+            self._begin_later(client, refused=told == KeeperState.AUTH_FAILED)
+
+    def _begin_later(self, client: Any, *, refused: bool) -> None:
+        """This client is at its end. A login that is refused is told once; the first time it may be a connection that was lost."""
+        self._client = None
+        self._stop(client)
+        self._deaths += 1
+        delay_s = _REOPEN.delay_s(self._deaths, random.random())  # noqa: S311 - jitter
+        if not refused:
+            log.warning("zookeeper_connection_given_up", ensemble=self._ensemble.hosts, again_in_s=round(delay_s, 1))
+        elif self._deaths > 1 and not self.refused and self._login is not None:
+            self.refused = True
+            log.error("zookeeper_login_refused", error=_refusal(self._ensemble, self._login))
+        assert self._loop is not None
+        self._loop.call_later(delay_s, self._open)
+
+    def _greeted(self, client: Any, session: SessionId) -> None:
+        """kazoo says that it is connected before it is logged in by SASL; what is asked then is answered after that."""
+        if self._login is None or self._login.scheme != SASL:
+            self._connected_as(session)
+            return
+
+        def answered(result: Any) -> None:
+            if result.exception is None:
+                self._post(self._logged_in, client, session)
+
+        client.exists_async("/").rawlink(answered)
+
+    def _logged_in(self, client: Any, session: SessionId) -> None:
+        now = client.client_state == KeeperState.CONNECTED and client.client_id == (session.number, session.password)
+        if now and client is self._client and not self._closing:
+            self._connected_as(session)
 
     def _give_up_later(self, client: Any) -> None:
         """A server that lost its data refuses, for ever, a client that has seen newer: so after a while we come as a new one."""
@@ -203,7 +235,7 @@ class ZkSession:
         new = session != self._session
         if self.connected and not new:
             return
-        self._session, self.connected, self._deaths = session, True, 0
+        self._session, self.connected, self._deaths, self.refused = session, True, 0, False
         if new:
             self._remember(session)
         self._on_connected(new)
@@ -284,7 +316,7 @@ class ZkSession:
 
     async def _create(self, full: str, data: bytes, deadline_s: float, *, ephemeral: bool) -> bool:
         try:
-            await self._ask("create", full, deadline_s, "create_async", data, acl=list(self._acl), ephemeral=ephemeral)
+            await self._ask("create", full, deadline_s, "create_async", data, acl=self._acl, ephemeral=ephemeral)
         except NodeExistsError:
             return False
         except NoNodeError as error:
@@ -337,11 +369,18 @@ class ZkSession:
         threading.Thread(target=stop, name="zookeeper-close", daemon=True).start()
 
 
+def _refusal(ensemble: Ensemble, login: Login) -> str:
+    return (
+        f"ZooKeeper at {ensemble.hosts} does not let the {login.scheme} user {login.user!r} in: "
+        "check the password, and that the servers have SASL and name this user in their JAAS file"
+    )
+
+
 def _translated(what: str, path: str, error: KazooException) -> ZooKeeperError:
     if isinstance(error, _AWAY):
         return ZooKeeperError(f"cannot {what} {path}: the connection to ZooKeeper was lost", away=True)
     if isinstance(error, NoAuthError | AuthFailedError):
-        return ZooKeeperError(f"cannot {what} {path}: ZooKeeper refuses it to us; check the znode's ACL and the digest given")
+        return ZooKeeperError(f"cannot {what} {path}: ZooKeeper refuses it to us; check the znode's ACL and the login given")
     if isinstance(error, NotEmptyError):
         return ZooKeeperError(f"cannot {what} {path}: it has children; an instance's znode has none, so remove it by hand")
     return ZooKeeperError(f"cannot {what} {path}: {type(error).__name__} {error}".rstrip())

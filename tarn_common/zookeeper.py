@@ -19,6 +19,7 @@ import structlog
 
 from tarn_common.backoff import Backoff
 from tarn_common.endpoint import Ensemble
+from tarn_common.zk_login import Login
 from tarn_common.zk_session import ZkSession, ZooKeeperError
 
 log = structlog.get_logger(__name__)
@@ -34,16 +35,16 @@ _CONTEST_WINDOW_S = 60.0
 class ZooKeeper:
     """One session with its wishes. All methods are called in the event loop, and none blocks it.
 
-    `digest` is `user:password`: znodes are then made so that this user may do all with them and the world may read.
+    With a `login` znodes are made so that its user may do all with them and the world may read.
     With `session_file` a process that was killed and started again takes its session up, and so owns its znodes still.
     """
 
-    def __init__(self, ensemble: Ensemble, session_s: float, *, digest: str | None = None, session_file: Path | None = None) -> None:
+    def __init__(self, ensemble: Ensemble, session_s: float, *, login: Login | None = None, session_file: Path | None = None) -> None:
         self._hosts, self._session_s = ensemble.hosts, session_s
         self._session = ZkSession(
             ensemble,
             session_s,
-            digest=digest,
+            login=login,
             session_file=session_file,
             on_connected=self._connected,
             on_lost=self._lost,
@@ -163,6 +164,8 @@ class ZooKeeper:
     def _warn_unless_connected(self) -> None:
         if self._lost_at is not None and not self._warned and self._task is not None and not self._task.done():
             self._warned = True
+            if self._session.refused:
+                return  # which is told by itself
             log.warning("zookeeper_unreachable", ensemble=self._hosts, after_s=_FIRST_CONNECTION_S)
 
     def _look_at(self, paths: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ from tarn_am.cluster.yarn.settings import YarnSettings
 from tarn_am.settings import AmSettings
 from tarn_am.submission.settings import SubmitSettings, Wait
 from tarn_common import logs
+from tarn_common.zk_login import LoginError, parse_login
 
 _OF_THE_ARCHIVE = ("archive", "archive_bytes", "archive_mtime_ms", "archive_visibility")
 _ANYWHERE = "0.0.0.0"
@@ -219,9 +220,18 @@ class _Submission:
         from tarn_common.credentials import ZK_DIGEST
 
         held = {API_TOKEN: token.encode()} if token else {}
+        if self._am.zk_auth and not self._am.zk_digest_file:
+            raise CommandError(Outcome.USAGE, f"--zk-auth={self._am.zk_auth} needs --zk-digest-file", "give a file with user:password")
         if self._am.zk_digest_file:
-            held[ZK_DIGEST] = read_token(Path(self._am.zk_digest_file).expanduser()).encode()
+            held[ZK_DIGEST] = self._zookeeper_pair(self._am.zk_digest_file).encode()
         return held
+
+    def _zookeeper_pair(self, path: str) -> str:
+        """Looked at here, where somebody sees it at once."""
+        try:
+            return parse_login(read_token(Path(path).expanduser()), self._am.zk_auth).pair
+        except LoginError as error:
+            raise CommandError(Outcome.USAGE, f"the content of --zk-digest-file={path} {error}", "write one line, user:password") from error
 
     async def _until_up(self, submitter: Any, application_id: Any) -> str:
         """The base URL of the Application Master's API, once it is registered."""

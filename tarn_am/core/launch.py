@@ -54,6 +54,8 @@ class LaunchSettings(Protocol):
     @property
     def zk_digest_file(self) -> str: ...
     @property
+    def zk_auth(self) -> str: ...
+    @property
     def lease_s(self) -> float: ...
     @property
     def drain_s(self) -> float: ...
@@ -90,7 +92,7 @@ def environment(application: ApplicationId, settings: LaunchSettings, meeting: M
         "TARN_ZK_ENSEMBLE": settings.zk_ensemble,
         "TARN_ZK_PATH": settings.zk_path if settings.zk_ensemble else "",
         "TARN_ZK_SESSION_S": f"{settings.zk_session_s:g}" if settings.zk_ensemble else "",
-        "TARN_ZK_AUTH": "digest" if settings.zk_ensemble and settings.zk_digest_file else "",
+        "TARN_ZK_AUTH": settings.zk_auth or "digest" if settings.zk_ensemble and settings.zk_digest_file else "",
         "TARN_LEASE_S": f"{settings.lease_s:g}",
         "TARN_DRAIN_S": f"{settings.drain_s:g}",
         "TARN_DRAIN_GRACE_S": f"{settings.drain_grace_s:g}",

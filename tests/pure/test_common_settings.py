@@ -120,7 +120,7 @@ class TestAgentSettings:
             ("TARN_AM", "nowhere"),
             ("CONTAINER_ID", "container_1"),
             ("TARN_MODEL_FAILURE", "lenient"),
-            ("TARN_ZK_AUTH", "sasl"),
+            ("TARN_ZK_AUTH", "kerberos"),
         ],
     )
     def test_a_value_that_is_none_is_named(self, name: str, value: str) -> None:

@@ -47,6 +47,20 @@ def test_the_agent_reads_back_what_the_application_was_told() -> None:
     assert (agent.lease_s, agent.drain_s, agent.log_level) == (30.0, 7.5, "DEBUG")
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, None),
+        ({"zk_digest_file": "/f"}, "digest"),
+        ({"zk_digest_file": "/f", "zk_auth": "digest"}, "digest"),
+        ({"zk_digest_file": "/f", "zk_auth": "sasl"}, "sasl"),
+    ],
+)
+def test_the_agent_logs_in_to_zookeeper_as_the_application_was_told(given: dict[str, str], told: str | None) -> None:
+    assert environment(zk_ensemble="zk1:2181", **given).get("TARN_ZK_AUTH") == told
+    assert "TARN_ZK_AUTH" not in environment(**given)
+
+
 def test_every_value_is_of_the_safe_alphabet_whatever_the_user_gave() -> None:
     environ = environment(env=('A=$(rm -rf /) "x" `y` é\n',), triton_args=("--log-verbose=1", "; echo $HOME"))
     assert all(character.isalnum() or character in "_./:=,@%+-" for value in environ.values() for character in value)

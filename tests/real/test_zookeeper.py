@@ -20,6 +20,7 @@ from kazoo.exceptions import NoAuthError
 from structlog.testing import capture_logs
 
 from tarn_common.endpoint import parse_ensemble
+from tarn_common.zk_login import parse_login
 from tarn_common.zk_session import decode_session
 from tarn_common.zookeeper import ZooKeeper
 from tests.rigs.until import until
@@ -324,7 +325,7 @@ class TestWrongBytesOnThePort:
 
 class TestDigest:
     async def test_the_world_reads_and_only_the_owner_changes(self, zookeeper: ZooKeeperServer, eye: Any, zk_path: str) -> None:
-        zk = ZooKeeper(parse_ensemble(zookeeper.connect), SESSION_S, digest="tarn:a-password")
+        zk = ZooKeeper(parse_ensemble(zookeeper.connect), SESSION_S, login=parse_login("tarn:a-password"))
         zk.start()
         zk.keep(f"{zk_path}/a", b"host:1")
         await standing(zk, f"{zk_path}/a")
@@ -340,7 +341,7 @@ class TestDigest:
         await zk.close()
 
     async def test_a_refusal_is_told_once_with_its_cause(self, zookeeper: ZooKeeperServer, zk_path: str) -> None:
-        owner = ZooKeeper(parse_ensemble(zookeeper.connect), SESSION_S, digest="tarn:a-password")
+        owner = ZooKeeper(parse_ensemble(zookeeper.connect), SESSION_S, login=parse_login("tarn:a-password"))
         owner.start()
         owner.keep(f"{zk_path}/a", b"host:1")
         await standing(owner, f"{zk_path}/a")
