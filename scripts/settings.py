@@ -8,7 +8,9 @@ from enum import Enum
 from typing import Any
 
 from tarn_agent.settings import AgentSettings
+from tarn_am.cluster.yarn.settings import YarnSettings
 from tarn_am.settings import AmSettings
+from tarn_am.submission.settings import SubmitSettings
 from tarn_common.settings import About, about
 
 _HEAD = """\
@@ -35,11 +37,13 @@ def limits(what: About) -> str:
     return f"≥ {what.low:g}" if what.low is not None else f"≤ {what.high:g}" if what.high is not None else ""
 
 
-def table(cls: type, flags: bool) -> str:
+def table(cls: type, flags: bool, leave_out: tuple[str, ...] = ()) -> str:
     names = typing.get_type_hints(cls)
     rows = ["| " + ("flag | " if flags else "") + "variable | what | default | unit, range |", "|---" * (5 if flags else 4) + "|"]
     for field in dataclasses.fields(cls):
         assert field.name in names
+        if field.name in leave_out:
+            continue
         what = about(field)
         unit = ", ".join(part for part in (what.unit, limits(what)) if part)
         flag = f"`--{field.name.replace('_', '-')}` | " if flags else ""
@@ -51,6 +55,10 @@ def main() -> None:
     print(_HEAD)
     print("## The Application Master (`tarn local`, `tarn-am`)\n")
     print(table(AmSettings, flags=True))
+    print("\n## `tarn submit`\n\nIt has the Application Master's settings too; `--config FILE` takes them all from a TOML file.\n")
+    print(table(SubmitSettings, flags=True))
+    print("\n### What an instance asks of YARN\n")
+    print(table(YarnSettings, flags=True, leave_out=("archive", "archive_bytes", "archive_mtime_ms", "archive_visibility")))
     print("\n## An agent\n\nThe Application Master sets these in each container; the cluster sets those that are not called TARN_….\n")
     print(table(AgentSettings, flags=False))
 

@@ -27,6 +27,7 @@ from tarn_agent.orders import Orders
 from tarn_agent.ports import Presence, TritonError
 from tarn_agent.presence import NoPresence, ZooKeeperPresence, open_zookeeper, zookeeper_login
 from tarn_agent.prober import Prober
+from tarn_agent.remote_record import RemoteRecord
 from tarn_agent.reporter import Reporter
 from tarn_agent.run_dir import RunDir
 from tarn_agent.settings import AgentSettings, ModelFailure
@@ -98,6 +99,7 @@ class Agent:
         self.triton = SupervisedTriton(settings, clock)
         self.gpus = NvmlReader()
         self.finder = Finder(settings, self.zookeeper)
+        self.remote_record = RemoteRecord(settings, self.finder) if "://" in settings.rendezvous else None
         self.voice = Voice(_identity(settings), settings.announced_host, self.presence, clock)
         memory = MemoryFile(RunDir(settings.run_dir), settings.container_id)
         means = Means(RepositoryStager(settings, clock), self.triton, self.presence, memory, self.tasks, clock)
@@ -120,6 +122,8 @@ class Agent:
             await self.prober.look()
         self.tasks.watch("prober", self.prober.run())
         self.tasks.watch("uplink", self.uplink.run())
+        if self.remote_record is not None:
+            self.tasks.watch("rendezvous", self.remote_record.run(lambda: self.uplink.connected))
         self.tasks.watch("reporter", self.reporter.run(self.voice.report))
         self.tasks.spawn("progress", self._tell_progress())
 

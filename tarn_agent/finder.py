@@ -26,7 +26,7 @@ class Finder:
     """`changed` is set when the znode or the file names another Application Master than before."""
 
     def __init__(self, settings: AgentSettings, zookeeper: ZooKeeper | None) -> None:
-        self._file = Path(settings.rendezvous) if settings.rendezvous else None
+        self._file = Path(settings.rendezvous) if settings.rendezvous and "://" not in settings.rendezvous else None
         self._guess = parse_host_port(settings.am) if settings.am else None
         self._in_znode: Rendezvous | None = None
         self._in_file: Rendezvous | None = None
@@ -61,7 +61,11 @@ class Finder:
         except OSError:
             stamp, data = None, None
         self._file_stamp = stamp
-        record = _decoded(data, str(self._file))
+        self.heard(data, str(self._file))
+
+    def heard(self, data: bytes | None, source: str = "the rendezvous file") -> None:
+        """What the rendezvous file holds now, by whoever reads it."""
+        record = _decoded(data, source)
         if record != self._in_file:
             self._in_file = record
             self._tell(record)

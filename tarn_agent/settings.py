@@ -58,7 +58,7 @@ class AgentSettings:
     address: str = setting("", doc="host name or address to announce; empty: the node's name", env="TARN_ADDRESS")
     bind: str = setting("0.0.0.0", doc="IP address that Triton binds", env="TARN_BIND")
     am: str = setting("", doc="host:port of the AM's agent port, first guess", env="TARN_AM", check=_check_am)
-    rendezvous: str = setting("", doc="path of the AM's rendezvous file, where there is no ZooKeeper", env="TARN_RENDEZVOUS")
+    rendezvous: str = setting("", doc="path or URL of the AM's rendezvous file, where there is no ZooKeeper", env="TARN_RENDEZVOUS")
     zk_ensemble: str = setting("", doc="ZooKeeper hosts, host:port,…; empty: none", env="TARN_ZK_ENSEMBLE", check=check_ensemble)
     zk_path: str = setting(DEFAULT_ZK_PATH, doc="znode under which instances announce themselves", env="TARN_ZK_PATH")
     zk_session_s: float = setting(10.0, doc="ZooKeeper session time-out", env="TARN_ZK_SESSION_S", unit="s", low=1, high=300)

@@ -79,7 +79,7 @@ async def _run(
     ports = [settings.agent_port] if settings.agent_port else [*filter(None, [application.agent_port]), 0]
     agent_port = agents.bind(settings.bind, ports, identity.key, identity.certificate)
     state.keep_agent_port(agent_port)
-    meeting = launch.Meeting(HostPort(_reachable(settings), agent_port), str(state.rendezvous_file.resolve()))
+    meeting = launch.Meeting(HostPort(_reachable(settings), agent_port), state.meeting_place)
     spec = LaunchSpec(
         launch.environment(application.application_id, settings, meeting),
         _credentials(secret, identity.certificate, login),

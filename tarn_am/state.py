@@ -75,6 +75,11 @@ class StateDir:
         return self.path / "am.json"
 
     @property
+    def meeting_place(self) -> str:
+        """The rendezvous file as agents are told it."""
+        return str(self.rendezvous_file.resolve())
+
+    @property
     def application_id(self) -> ApplicationId:
         """The id that this directory's application has; given at the first question."""
         return self.application().application_id

@@ -38,6 +38,9 @@ class Mirror:
         self._due: dict[str, bytes | None] = {}
         self._news = asyncio.Event()
 
+    def url(self, name: str) -> str:
+        return self._files.url(f"{self._directory}/{name}")
+
     def put(self, name: str, data: bytes | None) -> None:
         """None deletes."""
         self._due[name] = data
@@ -84,6 +87,11 @@ class YarnState(StateDir):
     def __init__(self, path: Path, mirror: Mirror) -> None:
         super().__init__(path)
         self._mirror = mirror
+
+    @property
+    def meeting_place(self) -> str:
+        """A URL that every node knows; a directory that all mount is a path to them."""
+        return self._mirror.url(RENDEZVOUS).removeprefix("file://")
 
     def plant(self, application_id: ApplicationId, secret: str, identity: Identity, target: int | None) -> None:
         """What the submission gave, and an earlier attempt left. A file that is there is of an earlier process of this container."""

@@ -199,6 +199,7 @@ class _Submission:
         path = _cache_directory() / f"tarn-{fingerprint()}.tar.gz"
         if not path.is_file():
             self._progress.show("building the archive of TARN (once)")
+            path.parent.mkdir(parents=True, exist_ok=True)
             build(path)
         return path
 

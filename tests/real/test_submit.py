@@ -223,6 +223,32 @@ class TestLife:
         assert not [path for path in staged(client.cluster) if path.startswith(application)]
         await eventually(lambda: not processes(application), "no process of the application is left")
 
+    async def test_a_master_whose_container_is_lost_is_succeeded_without_a_restart_and_keeps_the_target(self, with_triton: Client) -> None:
+        """No ZooKeeper: the agents find the second master, wherever it is, by its record in HDFS."""
+        client = with_triton
+        options = ("--models", "identity", "--max-instances", "2", "--drain-grace-s", "0", "--name", "succession")
+        application = await client.submitted("--model-repository", REPOSITORY, *options)
+        ran = await client.tarn("--application", application, "scale", "2", "--wait")
+        assert ran.status == 0, ran.err
+        before = await _offered(client, application)
+        assert len({one["node"] for one in before}) == 2
+        tritons = {one.pid for one in processes(application) if one.name() == "tritonserver"}
+
+        for process in processes(application):
+            if any(word in ("tarn_am.am_keeper", "tarn_am.am_process") for word in process.cmdline()):
+                process.kill()
+
+        async def succeeded() -> bool:
+            ran = await client.tarn("--application", application, "status", "--json")
+            return ran.status == 0 and json.loads(ran.out)["counts"]["ready"] == 2
+
+        await eventually(succeeded, "the second master knows both instances as READY")
+        assert json.loads((await client.tarn("list", "--json")).out)[0]["attempt"] == 2
+        assert await _offered(client, application) == before
+        assert {one.pid for one in processes(application) if one.name() == "tritonserver"} == tritons
+        assert json.loads((await client.tarn("--application", application, "status", "--json")).out)["counts"]["wanted"] == 2
+        assert (await client.tarn("--application", application, "stop")).status == 0
+
     async def test_a_kill_leaves_no_process_and_no_file(self, client: Client) -> None:
         application = await client.submitted("--model-repository", REPOSITORY, "--wait", "up", "--min-instances", "0")
         assert [path for path in staged(client.cluster) if path == application]
@@ -248,6 +274,13 @@ class TestLife:
         later = await client.submitted("--model-repository", REPOSITORY, "--wait", "none", "--min-instances", "0")
         assert [path for path in staged(client.cluster) if path.startswith("application_")] == [later]
         assert (await client.tarn("kill", later)).status == 0
+
+
+async def _offered(client: Client, application: str) -> list[dict[str, object]]:
+    """Sorted, without the times that a new master counts from its own start."""
+    found = json.loads((await client.tarn("--application", application, "instances", "--json")).out)["instances"]
+    wanted = ("container_id", "node", "host", "http_port", "models")
+    return sorted(({name: one[name] for name in wanted} for one in found), key=lambda one: str(one["container_id"]))
 
 
 async def _killed_by_yarn(client: Client, application: str) -> None:
