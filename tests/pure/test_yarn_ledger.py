@@ -43,9 +43,9 @@ def ended(serial: int, status: int, text: str = "") -> Answer:
     return Answer(completed_container_statuses=[state], num_cluster_nodes=4)
 
 
-def node(host: str, kind: yarn_pb2.NodeUpdateTypeProto, timeout: int = 0) -> Answer:
+def leaving(host: str, timeout: int) -> Answer:
     report = yarn_pb2.NodeReportProto(
-        nodeId=yarn_pb2.NodeIdProto(host=host, port=1), node_update_type=kind, decommissioning_timeout=timeout
+        nodeId=yarn_pb2.NodeIdProto(host=host, port=1), node_update_type=yarn_pb2.NODE_DECOMMISSIONING, decommissioning_timeout=timeout
     )
     return Answer(updated_nodes=[report])
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tarn_am.cluster.yarn import convert, unmanaged
+from tarn_am.cluster.yarn import unmanaged
 from tarn_am.cluster.yarn.cluster import YarnCluster
 from tarn_am.cluster.yarn.settings import Runtime, YarnSettings
 from tarn_am.cluster.yarn.unmanaged import Unmanaged
@@ -180,11 +180,10 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-async def running_for(rm: HadoopClient, application_id: ApplicationId, attempt: int) -> set[ContainerId]:
-    """The containers that the ResourceManager knows to run: until a NodeManager's next heartbeat it knows only that it gave them."""
-    request = yarn_services_pb2.GetContainersRequestProto(application_attempt_id=convert.attempt(application_id, attempt))
-    answer = await rm.call(APPLICATION_CLIENT, "getContainers", request, yarn_services_pb2.GetContainersResponseProto)
-    return {convert.container_name(one.container_id) for one in answer.containers if one.container_state == yarn_pb2.C_RUNNING}
+def heard_of(yarn: Yarn, containers: list[str]) -> bool:
+    """Whether the ResourceManager knows them to run: until a NodeManager's next heartbeat it knows only that it gave them."""
+    log = yarn.resourcemanager.log.read_text(errors="replace")
+    return all(f"{container} Container Transitioned from ACQUIRED to RUNNING" in log for container in containers)
 
 
 @pytest.fixture(scope="session")
