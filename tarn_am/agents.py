@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import hmac
 import re
 import socket
@@ -37,6 +38,8 @@ log = structlog.get_logger(__name__)
 COMMAND_DEADLINE_S = 600.0
 """A model may take minutes to load; the agent's own deadlines are shorter."""
 HELLO_DEADLINE_S = 10.0
+_M_ARENA_MAX = -8
+_ARENAS = 2
 _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -97,6 +100,7 @@ class AgentServer:
 
     def bind(self, host: str, ports: Sequence[int], key: bytes, certificate: bytes) -> int:
         """Listens on the first port of `ports` that is free (0: any) and returns it; raises AgentServerError. Nobody is answered before `start`."""
+        _few_arenas()
         credentials = grpc.ssl_server_credentials([(key, certificate)])
         for port in ports:
             # grpc itself says a failure on stderr, in words of its own.
@@ -170,12 +174,17 @@ class AgentServer:
             await context.abort(grpc.StatusCode.INTERNAL, "a defect of the Application Master; its log has the cause")
 
     async def _connect(self, context: grpc.aio.ServicerContext[pb.AgentMessage, pb.AmMessage]) -> None:
+        # Asked now: when the transport has ended the call, it no longer knows.
+        peer = context.peer()
         container = await self._proved(context)
         try:
-            first = await asyncio.wait_for(context.read(), HELLO_DEADLINE_S)
+            first: Any = await asyncio.wait_for(context.read(), HELLO_DEADLINE_S)
         except asyncio.TimeoutError:
             await self._abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_DEADLINE_S:g} s")
-        if not isinstance(first, pb.AgentMessage) or not first.HasField("hello") or not first.hello.protocol:
+        if not isinstance(first, pb.AgentMessage):
+            why = f"the stream ended before its hello, or that was longer than {MAX_MESSAGE_BYTES} bytes"
+            await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, why, peer)
+        if not first.HasField("hello") or not first.hello.protocol:
             await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, "the first message is not a hello")
         if first.hello.container_id != container:
             await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, "the hello names another container than the call's metadata")
@@ -310,8 +319,10 @@ class AgentServer:
 
     # --- strangers
 
-    async def _abort(self, context: grpc.aio.ServicerContext[pb.AgentMessage, pb.AmMessage], code: grpc.StatusCode, why: str) -> NoReturn:
-        host = re.sub(r":\d+$", "", context.peer())
+    async def _abort(
+        self, context: grpc.aio.ServicerContext[pb.AgentMessage, pb.AmMessage], code: grpc.StatusCode, why: str, peer: str = ""
+    ) -> NoReturn:
+        host = re.sub(r":\d+$", "", peer or context.peer())
         if self._seldom(host, code.name):
             log.warning("agent_turned_away", peer=host, code=code.name, reason=why)
         await context.abort(code, why)
@@ -326,6 +337,12 @@ class AgentServer:
             return False
         self._told[who, what] = now
         return True
+
+
+def _few_arenas() -> None:
+    """Each of grpc's threads would have a heap of its own that keeps what a burst of strangers' handshakes took (glibc, mallopt(3))."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def _is_free(host: str, port: int) -> bool:
