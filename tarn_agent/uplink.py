@@ -176,7 +176,8 @@ class Uplink:
 
     async def _converse(self, call: Any, at: HostPort, known: frozenset[Any]) -> Outcome:
         self._outbox.clear()
-        await asyncio.wait_for(call.write(self._agent.hello()), WELCOME_S)
+        with contextlib.suppress(asyncio.InvalidStateError):  # it has ended already: the read below says how
+            await asyncio.wait_for(call.write(self._agent.hello()), WELCOME_S)
         first = await asyncio.wait_for(_message(call), WELCOME_S)
         if first is None:
             return self._failed(at, await call.code(), await call.details() or "it ended the stream")
@@ -211,6 +212,8 @@ class Uplink:
                 await asyncio.wait_for(call.write(message), WRITE_S)
         except (Overflow, asyncio.TimeoutError):
             return "it takes nothing any more"
+        except asyncio.InvalidStateError:
+            return "the stream ended"
         await call.done_writing()
         await asyncio.Event().wait()
         return ""
@@ -249,12 +252,14 @@ async def _message(call: Any) -> pb.AmMessage | None:
 
 
 async def _first_of(bodies: Iterable[Any]) -> str:
-    """Runs them together until one ends; its answer, or the text of what it raised."""
+    """Runs them together until one ends; its answer, or the text of what it raised. Of several that ended, the first given counts."""
     tasks = [asyncio.ensure_future(body) for body in bodies]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        # A write that is given up cancels the call, and with it the read.
+        ended = [task for task in tasks if task.done() and not task.cancelled()]
         try:
-            return str(done.pop().result())
+            return str(ended[0].result()) if ended else "it was given up"
         except DecodeError:
             return "it said what is no message"
         except grpc.aio.AioRpcError as error:
@@ -264,4 +269,7 @@ async def _first_of(bodies: Iterable[Any]) -> str:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=1.0)  # `wait_for` before Python 3.12 may lose a cancellation
+        done, _ = await asyncio.wait(tasks, timeout=1.0)  # `wait_for` before Python 3.12 may lose a cancellation
+        for task in done:
+            if not task.cancelled():
+                task.exception()  # looked at: what the others died of is no news

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,26 @@ class TestDeafOne:
         await raw.stop()
 
 
+class TestOneWhoseStreamsBreak:
+    async def test_while_much_is_said_is_come_back_to_every_time(self, rig: Rig) -> None:
+        """A write may find its call over before the reader does."""
+        raw = _Breaking(rig.am, [pb.AmMessage(welcome=pb.Welcome(accepted=True, am_incarnation="short")).SerializeToString()])
+        await raw.start()
+        rig.point_to(rig.am, raw.port)
+
+        def said_and_sixty() -> bool:
+            for _ in range(20):
+                rig.uplink.send(pb.AgentMessage(phase=pb.PhaseChange(reason="x" * 1_000)))
+            return raw.streams > 60 or rig.task.done()
+
+        talking = asyncio.ensure_future(_at_every_turn(said_and_sixty))
+        await asyncio.wait_for(talking, 120.0)
+        assert not rig.task.done()
+        rig.point_to(rig.am)
+        await eventually(lambda: "am-1" in rig.voice.accepted_by, "the right one is found")
+        await raw.stop()
+
+
 class TestHalfOpenConnection:
     async def test_is_noticed_at_rest(self, rig: Rig) -> None:
         wire = _Wire(rig.am.port)
@@ -251,6 +271,25 @@ class _Raw:
 
     async def stop(self) -> None:
         await self._server.stop(0)
+
+
+class _Breaking(_Raw):
+    """Aborts each stream as soon as it has heard a few messages, each time another number."""
+
+    async def _serve(self, _requests: Any, context: Any) -> None:
+        self.streams += 1
+        await context.read()
+        for answer in self._answers:
+            await context.write(answer)
+        for _ in range(self.streams % 5):
+            await context.read()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "it breaks")
+
+
+async def _at_every_turn(done: Callable[[], bool]) -> None:
+    """Calls it at each turn of the event loop, until it says so."""
+    while not done():
+        await asyncio.sleep(0)
 
 
 class _Wire:
