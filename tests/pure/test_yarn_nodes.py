@@ -18,7 +18,7 @@ class TestAvoiding:
         assert nodes.avoided(0.0) == frozenset()
         nodes = nodes.failed("n1", "no disk", 10.0, known_nodes=10)
         assert nodes.avoided(10.0) == {"n1"}
-        assert nodes.next_change(10.0) == 70.0
+        assert nodes.avoided(69.0) == {"n1"}
         assert nodes.avoided(70.0) == frozenset()
         assert nodes.records["n1"].reason == "no disk"
 

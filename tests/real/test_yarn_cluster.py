@@ -18,7 +18,7 @@ from tarn_am.hadoop import credentials
 from tarn_am.hadoop.ipc.client import HadoopClient, Patience
 from tarn_am.hadoop.ipc.sasl import Login
 from tarn_am.hadoop.pb import yarn_pb2
-from tarn_am.ports import AskRefused, ClusterError, LaunchSpec, LostCharge
+from tarn_am.ports import AskRefused, ClusterError, Completed, LaunchSpec, LostCharge
 from tests.rigs.wait import eventually
 from tests.rigs.yarn import Yarn
 from tests.rigs.yarn_masters import ME, NODES, SECRET, Master, heard_of, kill, master_on, notes, spec, submit_managed
@@ -196,6 +196,25 @@ class TestADeadNode:
         assert on_nodes(master, "d") == [NODES[2]]
         await cluster.launch(master.heard.allocated()["d"].container_id, spec(master.out))
         await master.said(master.heard.allocated()["d"].container_id)
+
+
+class TestAFrozenNode:
+    async def test_a_launch_there_ends_in_time_and_what_came_of_it_is_given_back(self, yarn3: Yarn, master: Master) -> None:
+        cluster = await master.begin(node_call_s=1.0)
+        [one] = await master.allocated(cluster, "a")
+        node = yarn3.nodemanagers[NODES.index(one.node)]
+        node.freeze()
+        try:
+            with pytest.raises(ClusterError, match=r"did not answer|did not finish the greeting"):
+                await cluster.launch(one.container_id, spec(master.out))
+            await cluster.release(one.container_id)
+        finally:
+            node.thaw()
+        await eventually(lambda: _used_is(master, 0), "it is given back")
+        [two] = await master.running(cluster, "b")
+        assert [event for event in master.heard.events if isinstance(event, Completed)] == []
+        await cluster.stop(two.container_id)
+        await master.completed(two.container_id)
 
 
 class TestTheResourceManagerIsKilled:

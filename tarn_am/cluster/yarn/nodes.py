@@ -61,10 +61,6 @@ class Nodes:
     def avoided(self, now: float) -> frozenset[str]:
         return frozenset(node for node, record in self.records.items() if record.until > now)
 
-    def next_change(self, now: float) -> float | None:
-        """When the next of them may be tried again."""
-        return min((record.until for record in self.records.values() if record.until > now), default=None)
-
     def _may_avoid_one_more(self, node: str, now: float, known_nodes: int) -> bool:
         others = len(self.avoided(now) - {node})
         return not known_nodes or others + 1 <= int(known_nodes * self.policy.share)
