@@ -66,12 +66,13 @@ class Ending:
 
 @dataclass(frozen=True)
 class Policy:
-    """The settings that decide."""
+    """The settings that decide. `idle_s` is Triton's time to load something, or to tell its models, where it answers already."""
 
     strict: bool = True
     accept_s: float = 120.0
     lease_s: float = 600.0
     load_stall_s: float = 600.0
+    idle_s: float = 10.0
     hang_s: float = 20.0
     drain_s: float = 60.0
     drain_grace_s: float = 2.0
@@ -85,7 +86,8 @@ class State:
 
     `announced` is the wish: None, until it is known whether an adopted tritonserver serves. `answered` and `served` are of the
     present process: it answered a look, it was READY. `start_at` is when one that is DUE starts, or one that is GOING must be gone. `missed_at`: when the first look that got no answer began. `deaths`: when
-    it ended, those that may still count. `changing` counts the orders about models under way. `lost_at`: since when no Application Master is heard; None while one is.
+    it ended, those that may still count. `idle`: it answers, and loads nothing. `blind_at`: when the first look began that it answered
+    without its index. `changing` counts the orders about models under way. `lost_at`: since when no Application Master is heard; None while one is.
     """
 
     begun_at: float
@@ -101,7 +103,9 @@ class State:
     answered: bool = False
     served: bool = False
     moved_at: float = 0.0
+    idle: bool = False
     missed_at: float | None = None
+    blind_at: float | None = None
     deaths: tuple[float, ...] = ()
     restarts: int = 0
     changing: int = 0

@@ -101,7 +101,7 @@ def _adopted(_policy: Policy, state: State, event: ev.Adopted, now: float) -> St
 
 
 def _up(state: State, pid: int, now: float) -> State:
-    return replace(state, triton=Triton.UP, pid=pid, answered=False, served=False, moved_at=now, missed_at=None)
+    return replace(state, triton=Triton.UP, pid=pid, answered=False, served=False, moved_at=now, idle=False, missed_at=None, blind_at=None)
 
 
 def _start_failed(policy: Policy, state: State, event: ev.StartFailed, now: float) -> Step:
@@ -116,9 +116,11 @@ def _start_failed(policy: Policy, state: State, event: ev.StartFailed, now: floa
 def _probed(policy: Policy, state: State, event: ev.Probed, now: float) -> Step:
     if state.triton is not Triton.UP or event.pid != state.pid:
         return state, ()
+    told = event.answered and bool(event.models)
     models = readiness.marked(event.models, state.wanted) if event.models else state.models
     moved = [(m.name, m.state, m.versions) for m in models] != [(m.name, m.state, m.versions) for m in state.models]
     state = replace(state, models=models, moved_at=now if moved or (event.answered and not state.answered) else state.moved_at)
+    state = replace(state, idle=event.answered and not (told and readiness.loads(models)))
     event = replace(event, models=models)
     if state.ending is not None:
         return ending.probed(state, event, now)
@@ -126,7 +128,10 @@ def _probed(policy: Policy, state: State, event: ev.Probed, now: float) -> Step:
     if verdict.failed and not state.served:
         return ending.at_once(state, Exit.MODEL, verdict.failed, now)
     if event.answered:
-        state = replace(state, answered=True, missed_at=None)
+        blind_at = None if told else event.asked_at if state.blind_at is None else state.blind_at
+        state = replace(state, answered=True, missed_at=None, blind_at=blind_at)
+        if blind_at is not None and now - blind_at >= policy.idle_s:
+            return _hidden(state, event.error or "Triton's repository index is empty", now)
     elif state.answered:
         state = replace(state, missed_at=event.asked_at if state.missed_at is None else state.missed_at)
         if now - (state.missed_at or 0.0) >= policy.hang_s:
@@ -176,8 +181,9 @@ def _wanted(_policy: Policy, state: State, event: ev.Wanted, _now: float) -> Ste
     return replace(state, wanted=wanted, models=readiness.marked(state.models, wanted)), ()
 
 
-def _changing(_policy: Policy, state: State, event: ev.Changing, _now: float) -> Step:
-    return replace(state, changing=max(0, state.changing + event.by)), ()
+def _changing(_policy: Policy, state: State, event: ev.Changing, now: float) -> Step:
+    # What it answered before the order is no news after it.
+    return replace(state, changing=max(0, state.changing + event.by), moved_at=now, idle=False), ()
 
 
 # --- time
@@ -192,7 +198,7 @@ def _tick(policy: Policy, state: State, _event: ev.Tick, now: float) -> Step:
         return ending.at_once(state, Exit.TRITON, f"tritonserver (pid {state.pid}) does not end, {_GONE_S:g} s after KILL", now)
     if state.triton is Triton.DUE and now >= state.start_at:
         return replace(state, triton=Triton.COMING, restarts=state.restarts + 1), (ev.Start(state.wanted),)
-    if _loads(state) and now >= state.moved_at + policy.load_stall_s:
+    if _loads(state) and now >= state.moved_at + _stall_s(policy, state):
         return _stalled(policy, state, now)
     return state, ()
 
@@ -211,7 +217,17 @@ def _loads(state: State) -> bool:
     return state.triton is Triton.UP and not state.served
 
 
+def _stall_s(policy: Policy, state: State) -> float:
+    """A Triton that answers has done with the models that it was started with: one that it is not loading will not come."""
+    idle = state.idle and not state.changing and bool(state.wanted)
+    return min(policy.idle_s, policy.load_stall_s) if idle else policy.load_stall_s
+
+
 def _stalled(policy: Policy, state: State, now: float) -> Step:
+    if _stall_s(policy, state) < policy.load_stall_s:
+        known = any(model.state == readiness.UNAVAILABLE for model in state.models)
+        reason = f"tritonserver answers and loads nothing, and after {policy.idle_s:g} s is not ready: {state.reason}"
+        return ending.at_once(state, Exit.MODEL if known else Exit.TRITON, reason, now)
     loading = readiness.behind(state.models)
     what = f"{', '.join(loading)} did not load" if loading else "tritonserver did not become ready"
     reason = f"{what}: nothing changed for {policy.load_stall_s:g} s (TARN_LOAD_STALL_S)" + (f"; {state.reason}" if state.reason else "")
@@ -226,7 +242,7 @@ def next_deadline(policy: Policy, state: State) -> float | None:
     if state.triton in (Triton.DUE, Triton.GOING):
         due.append(state.start_at)
     if _loads(state):
-        due.append(state.moved_at + policy.load_stall_s)
+        due.append(state.moved_at + _stall_s(policy, state))
     return min(due, default=None)
 
 

@@ -59,6 +59,11 @@ def at_rest(models: Iterable[ModelState]) -> bool:
     return all(model.state == UNAVAILABLE for model in models)
 
 
+def loads(models: Iterable[ModelState]) -> bool:
+    """Something is on its way."""
+    return any(model.state in ("LOADING", "UNLOADING") for model in models)
+
+
 def behind(models: Iterable[ModelState]) -> list[str]:
     """The wanted models that keep the others waiting: those of which nothing good is told, if there are any."""
     waiting = [model for model in models if model.wanted and model.state not in (READY, UNAVAILABLE)]

@@ -169,6 +169,43 @@ class TestModelThatFails:
         assert world.state.phase is Phase.STARTING
 
 
+class TestTritonThatAnswersAndLoadsNothing:
+    NOT_LOADED = ModelState("b", "UNAVAILABLE", "not loaded")
+
+    def started(self) -> World:
+        return World().on(ev.Accepted(), ev.Staged(("a", "b"))).start()
+
+    def test_fails_soon_with_what_is_known_of_the_model(self) -> None:
+        world = self.started().probe(A_READY, self.NOT_LOADED, ready=False).after(POLICY.idle_s - 0.1)
+        assert world.state.phase is Phase.STARTING
+        ending = world.after(0.2).state.ending
+        assert ending is not None
+        assert ending.exit is Exit.MODEL
+        assert ending.reason == "tritonserver answers and loads nothing, and after 10 s is not ready: b is UNAVAILABLE (not loaded)"
+
+    def test_fails_soon_with_the_words_in_the_place_of_its_index(self) -> None:
+        ending = self.started().probe(live=False, ready=False, error="index answered 503: no cache").after(POLICY.idle_s).state.ending
+        assert ending is not None
+        assert ending.exit is Exit.TRITON
+        assert ending.reason.endswith("is not ready: index answered 503: no cache")
+
+    def test_what_is_loading_has_its_time(self) -> None:
+        world = self.started().probe(A_LOADING, self.NOT_LOADED, ready=False).after(POLICY.idle_s * 2)
+        assert world.state.ending is None
+
+    def test_so_has_what_is_ordered(self) -> None:
+        world = self.started().probe(A_READY, self.NOT_LOADED, ready=False)
+        assert world.on(ev.Changing(+1)).probe(A_READY, self.NOT_LOADED, ready=False).after(POLICY.idle_s * 2).state.ending is None
+        assert world.on(ev.Changing(-1)).probe(A_READY, B_READY).state.phase is Phase.READY
+
+    def test_one_that_serves_and_loses_its_index_is_hidden_after_a_while(self) -> None:
+        world = World().serving()
+        assert world.probe(error="index answered 500").after(POLICY.idle_s - 1).probe(error="index answered 500").wish
+        assert not world.after(1.0).probe(error="index answered 500").wish
+        assert (world.state.phase, world.state.reason) == (Phase.UNREADY, "index answered 500")
+        assert world.probe(A_READY, B_READY).wish
+
+
 class TestHungTriton:
     def test_the_first_look_without_an_answer_takes_the_znode_away(self) -> None:
         world = World().serving().missed()

@@ -101,3 +101,30 @@ class TestLastLines:
         path.write_bytes(b"y" * (9 << 20))
         (line,) = last_lines(path, 2)
         assert len(line) <= 4 << 20
+
+
+class TestWhatTheIndexDoesNotSay:
+    LOG = (
+        """E1125 03:04:43.763115 8868 model_repository_manager.cc:1460] "Poll failed for model directory 'm': failed to read text proto from /r/m/config.pbtxt\"""",
+        """E1125 03:04:43.763161 8868 model_repository_manager.cc:703] "Invalid argument: ensemble e contains models that are not available or ambiguous: m\"""",
+        """I1125 03:04:43.764000 8868 server.cc:674] "a list of models\"""",
+        """E1125 03:02:41.771441 1292 tritonserver.cc:2607] "Invalid argument: unable to find 'libtritoncache_nosuch.so' for cache.\"""",
+    )
+
+    def test_is_told_by_the_log(self) -> None:
+        index = (
+            ModelState("m", "UNAVAILABLE", "not loaded"),
+            ModelState("e", "UNAVAILABLE", "not loaded"),
+            ModelState("gone", "UNAVAILABLE", "unloaded"),
+            ModelState("good", "READY", "", ("1",)),
+        )
+        told = LoadLog().read(self.LOG).explained(index)
+        assert [model.reason for model in told] == [
+            "failed to read text proto from /r/m/config.pbtxt",
+            "contains models that are not available or ambiguous: m",
+            "unloaded",
+            "",
+        ]
+
+    def test_the_last_error_is_kept(self) -> None:
+        assert LoadLog().read(self.LOG).error == "Invalid argument: unable to find 'libtritoncache_nosuch.so' for cache."
