@@ -100,7 +100,7 @@ class Agent:
         self.gpus = NvmlReader()
         self.finder = Finder(settings, self.zookeeper)
         self.remote_record = RemoteRecord(settings, self.finder) if "://" in settings.rendezvous else None
-        self.voice = Voice(_identity(settings), settings.announced_host, self.presence, clock)
+        self.voice = Voice(_identity(settings), settings.announced_host, self.presence, self.triton, clock)
         memory = MemoryFile(RunDir(settings.run_dir), settings.container_id)
         means = Means(RepositoryStager(settings, clock), self.triton, self.presence, memory, self.tasks, clock)
         self.keeper = Keeper(settings, policy, means, self.voice.changed)

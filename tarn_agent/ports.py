@@ -98,6 +98,10 @@ class Triton(Protocol):
 
     async def start(self, launch: TritonLaunch) -> TritonProcess: ...
 
+    @property
+    def version(self) -> str:
+        """Triton's own, as it told a probe; empty until then."""
+
     async def probe(self, deadline_s: float) -> Health:
         """Liveness, readiness and the repository index."""
 

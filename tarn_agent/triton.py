@@ -172,6 +172,10 @@ class SupervisedTriton:
             self._control.close()
             self._control = None
 
+    @property
+    def version(self) -> str:
+        return self._control.version if self._control is not None else ""
+
     async def probe(self, deadline_s: float) -> Health:
         """While Triton loads its first models it answers nothing: then the models' states are those that its log tells."""
         try:

@@ -20,6 +20,8 @@ from tarn_agent.ports import Health, TritonError
 _STATES = ("READY", "LOADING", "UNLOADING", "UNAVAILABLE")
 """A model is what its best version is: one version that serves makes it READY."""
 _REASON_CHARACTERS = 2_000
+_VERSION_CHARACTERS = 64
+_UNTOLD = "?"
 
 
 class TritonControl:
@@ -33,6 +35,8 @@ class TritonControl:
         self._orders: set[HttpClient] = set()
         self.answered = False
         """It has answered a probe since it was started."""
+        self.version = ""
+        """Its own, once it told it; asked with the probes until then."""
 
     def close(self) -> None:
         for client in (self._http, self._metrics, *self._orders):
@@ -46,6 +50,8 @@ class TritonControl:
             live = await self._http.ask("GET", "/v2/health/live", deadline_s)
             ready = await self._http.ask("GET", "/v2/health/ready", until - loop.time())
             index = await self._http.ask("POST", "/v2/repository/index", until - loop.time(), b"{}")
+            if not self.version:
+                self.version = read_version((await self._http.ask("GET", "/v2", until - loop.time())).body)
         except HttpError as error:
             return Health(answered=False, error=f"tritonserver (port {self._port}): {error}")
         self.answered = True
@@ -96,6 +102,14 @@ def read_index(body: bytes, wanted: Iterable[str]) -> tuple[ModelState, ...] | N
         *(_model(name, rows.get(name, absent), True) for name in names),
         *(_model(name, rows[name], False) for name in sorted(rows) if name not in names),
     )
+
+
+def read_version(body: bytes) -> str:
+    """Of the server's metadata; "?" for what is none, so that nobody asks for ever."""
+    try:
+        return str(json.loads(body)["version"])[:_VERSION_CHARACTERS] or _UNTOLD
+    except (ValueError, KeyError, TypeError):
+        return _UNTOLD
 
 
 def _model(name: str, rows: list[dict[str, str]], wanted: bool) -> ModelState:

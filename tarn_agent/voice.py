@@ -10,7 +10,7 @@ from tarn_agent.core.instance import State
 from tarn_agent.core.model import Progress
 from tarn_agent.keeper import Keeper
 from tarn_agent.orders import Orders
-from tarn_agent.ports import Presence
+from tarn_agent.ports import Presence, Triton
 from tarn_agent.reporter import Reporter
 from tarn_agent.uplink import Uplink
 from tarn_agent.wire import Identity
@@ -25,8 +25,8 @@ _SHORTEST_INTERVAL_S, _LONGEST_INTERVAL_S = 0.1, 60.0
 class Voice:
     """Implements `uplink.Agent`. `join` completes it: the parts know each other in a circle."""
 
-    def __init__(self, who: Identity, host: str, presence: Presence, clock: Clock) -> None:
-        self._who, self._host, self._presence, self._clock = who, host, presence, clock
+    def __init__(self, who: Identity, host: str, presence: Presence, triton: Triton, clock: Clock) -> None:
+        self._who, self._host, self._presence, self._triton, self._clock = who, host, presence, triton, clock
         self._said: pb.PhaseChange | None = None
         self._shown: Progress | None = None
 
@@ -67,7 +67,7 @@ class Voice:
     def _phase(self) -> pb.PhaseChange:
         state = self._keeper.state
         since_at = self._clock.wall() - (self._clock.monotonic() - state.since)
-        return wire.phase_change(state, since_at, self._host, self._keeper.ports, self._presence.announced)
+        return wire.phase_change(state, since_at, self._host, self._keeper.ports, self._presence.announced, self._triton.version)
 
     # --- from the Application Master
 

@@ -30,7 +30,7 @@ def hello(who: Identity, phase: pb.PhaseChange, progress: Progress | None, stats
         container_id=who.container_id,
         node=who.node,
         incarnation=who.incarnation,
-        versions=who.versions,
+        versions={**who.versions, **({"triton": phase.triton_version} if phase.triton_version else {})},
         phase=phase,
         triton_pid=state.pid,
         triton_restarts=state.restarts,
@@ -42,8 +42,8 @@ def hello(who: Identity, phase: pb.PhaseChange, progress: Progress | None, stats
     return pb.AgentMessage(hello=message)
 
 
-def phase_change(state: State, since_at: float, host: str, ports: Ports | None, announced: bool) -> pb.PhaseChange:
-    """`since_at` is the phase's beginning on the wall clock."""
+def phase_change(state: State, since_at: float, host: str, ports: Ports | None, announced: bool, version: str) -> pb.PhaseChange:
+    """`since_at` is the phase's beginning on the wall clock; `version` is Triton's, empty before it is known."""
     message = pb.PhaseChange(
         phase=_PHASES[state.phase],
         since=since_at,
@@ -52,6 +52,7 @@ def phase_change(state: State, since_at: float, host: str, ports: Ports | None, 
         models=[_model(model) for model in state.models],
         triton_restarts=state.restarts,
         announced=announced,
+        triton_version=version,
     )
     if ports is not None:
         message.endpoint.CopyFrom(pb.Endpoint(host=host, http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics))

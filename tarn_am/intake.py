@@ -87,6 +87,7 @@ def report(message: pb.PhaseChange) -> Report:
         triton_restarts=whole(message.triton_restarts),
         announced=message.announced,
         since_at=number(message.since) or 0.0,
+        triton_version=text(message.triton_version, 64),
     )
 
 

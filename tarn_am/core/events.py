@@ -96,6 +96,7 @@ class Report:
     triton_restarts: int = 0
     announced: bool = False
     since_at: float = 0.0
+    triton_version: str = ""
 
 
 @dataclass(frozen=True)

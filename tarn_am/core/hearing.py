@@ -77,6 +77,7 @@ def _say(turn: Turn, member: Member, report: Report, *, restarted: bool, first: 
         models=report.models,
         triton_restarts=report.triton_restarts,
         announced=report.announced,
+        versions={**instance.versions, "triton": report.triton_version} if report.triton_version else instance.versions,
     )
     member = replace(member, instance=instance, said=report.phase)
     if report.phase is Phase.FAILED:

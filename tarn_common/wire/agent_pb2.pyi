@@ -260,6 +260,7 @@ class PhaseChange(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     TRITON_RESTARTS_FIELD_NUMBER: _builtins.int
     ANNOUNCED_FIELD_NUMBER: _builtins.int
+    TRITON_VERSION_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     since: _builtins.float
     reason: _builtins.str
@@ -269,6 +270,8 @@ class PhaseChange(_message.Message):
     triton_restarts: _builtins.int
     announced: _builtins.bool
     """the znode exists"""
+    triton_version: _builtins.str
+    """as Triton's own metadata says; empty until it was asked"""
     @_builtins.property
     def endpoint(self) -> Global___Endpoint:
         """unset until the ports are chosen"""
@@ -286,10 +289,11 @@ class PhaseChange(_message.Message):
         models: _abc.Iterable[Global___Model] | None = ...,
         triton_restarts: _builtins.int = ...,
         announced: _builtins.bool = ...,
+        triton_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "endpoint", b"endpoint", "models", b"models", "phase", b"phase", "reason", b"reason", "reason_code", b"reason_code", "since", b"since", "triton_restarts", b"triton_restarts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "endpoint", b"endpoint", "models", b"models", "phase", b"phase", "reason", b"reason", "reason_code", b"reason_code", "since", b"since", "triton_restarts", b"triton_restarts", "triton_version", b"triton_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from tarn_am.core.actions import (
     Cancel,
     FinishApplication,
@@ -95,6 +97,17 @@ class TestALifeFromAskToEnd:
         rig.hello(2, Report(Phase.STAGING))
         rig.feed(Launched(container(2)))
         assert rig.of(2).phase is Phase.STAGING
+
+    def test_tritons_version_is_kept_once_it_was_told(self) -> None:
+        rig = FleetRig(1)
+        rig.feed(Tick())
+        rig.launched("ask-1", 2)
+        rig.hello(2)
+        rig.say(2, Report(Phase.STARTING))
+        assert dict(rig.of(2).versions) == {}
+        rig.say(2, dataclasses.replace(ready(), triton_version="2.51.0"))
+        rig.say(2, Report(Phase.UNREADY))
+        assert dict(rig.of(2).versions) == {"triton": "2.51.0"}
 
     def test_the_reason_that_the_agent_gave_is_the_reason(self) -> None:
         rig = FleetRig(1)

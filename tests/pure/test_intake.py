@@ -74,11 +74,13 @@ def test_a_hello_is_the_whole_state() -> None:
         node="node1",
         incarnation="abc",
         versions={"agent": "1", "triton": "2.51\n"},
-        phase=pb.PhaseChange(phase=pb.STAGING, since=5.0),
+        phase=pb.PhaseChange(phase=pb.STAGING, since=5.0, triton_version="2.51\n" * 100),
         staging=pb.StagingProgress(bytes_done=1, bytes_total=1 << 63, started=math.nan),
     )
     hello = intake.hello(CONTAINER, message)
     assert (hello.report.phase, hello.report.since_at) == (Phase.STAGING, 5.0)
+    assert hello.report.triton_version.startswith("2.51 2.51")
+    assert len(hello.report.triton_version) == 64
     assert hello.versions == {"agent": "1", "triton": "2.51"}
     assert hello.staging is not None
     assert hello.staging.bytes_total == 1 << 53

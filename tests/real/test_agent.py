@@ -182,6 +182,7 @@ class TestAgentKilled:
         assert pb.Phase.Name(hello.phase.phase) == "READY"
         assert (hello.triton_pid, hello.phase.endpoint) == (triton, ready.endpoint)
         assert hello.incarnation != first.hello.incarnation
+        assert hello.versions["triton"] == hello.phase.triton_version == ready.triton_version != ""
         await eventually(lambda: rig.am.latest.phase.announced, "the znode is the new agent's")
         await load.end()
         assert rig.eye.exists(rig.znode).czxid == born

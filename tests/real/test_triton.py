@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import queue
+import re
 import signal
 import socket
 import stat
@@ -73,6 +74,7 @@ class TestStart:
         assert states(health) == {"identity": "READY", "broken": "UNAVAILABLE", "nowhere": "UNAVAILABLE"}
         by_name = {model.name: model for model in health.models}
         assert by_name["identity"].versions == ("1",)
+        assert re.fullmatch(r"2\.\d+\.\d+\S*", triton.version)
         assert "no weights at /models/weights.bin" in by_name["broken"].reason
         assert by_name["nowhere"].reason == "it is not in the model repository"
         assert (by_name["add"].state, by_name["add"].wanted, by_name["add"].reason) == ("UNAVAILABLE", False, "not loaded")
