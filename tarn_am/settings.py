@@ -55,6 +55,19 @@ class AmSettings:
     crash_limit: int = setting(
         5, doc="instances that fail in a row, none becoming READY, before no more are asked for", env="TARN_CRASH_LIMIT", low=1
     )
+    stage_stall_s: float = setting(300.0, doc="staging fails when nothing moved for so long", env="TARN_STAGE_STALL_S", unit="s", low=1)
+    disk_reserve_bytes: int = setting(1 << 30, doc="free space that staging leaves", env="TARN_DISK_RESERVE_BYTES", unit="bytes", low=0)
+    load_stall_s: float = setting(
+        600.0, doc="a start fails when no model's state changed for so long", env="TARN_LOAD_STALL_S", unit="s", low=1
+    )
+    probe_interval_s: float = setting(1.0, doc="between two probes of Triton", env="TARN_PROBE_INTERVAL_S", unit="s", low=0.05)
+    probe_deadline_s: float = setting(
+        2.0, doc="one probe's deadline; a hung Triton is out of discovery after it", env="TARN_PROBE_DEADLINE_S", unit="s", low=0.1
+    )
+    hang_s: float = setting(20.0, doc="a Triton that answered nothing for so long is killed", env="TARN_HANG_S", unit="s", low=1)
+    triton_restart_limit: int = setting(
+        5, doc="restarts within the window before the instance gives up", env="TARN_TRITON_RESTART_LIMIT", low=0
+    )
     env: tuple[str, ...] = setting((), doc="KEY=VALUE for tritonserver's environment; may be repeated", env="TARN_ENV")
     triton_args: tuple[str, ...] = setting((), doc="more arguments for tritonserver; may be repeated", env="TARN_TRITON_ARGS")
     log_level: str = setting("INFO", doc="DEBUG, INFO, WARNING or ERROR", env="TARN_LOG_LEVEL", check=_check_level)

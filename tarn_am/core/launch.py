@@ -62,6 +62,20 @@ class LaunchSettings(Protocol):
     @property
     def drain_grace_s(self) -> float: ...
     @property
+    def disk_reserve_bytes(self) -> int: ...
+    @property
+    def stage_stall_s(self) -> float: ...
+    @property
+    def load_stall_s(self) -> float: ...
+    @property
+    def hang_s(self) -> float: ...
+    @property
+    def probe_interval_s(self) -> float: ...
+    @property
+    def probe_deadline_s(self) -> float: ...
+    @property
+    def triton_restart_limit(self) -> int: ...
+    @property
     def env(self) -> tuple[str, ...]: ...
     @property
     def triton_args(self) -> tuple[str, ...]: ...
@@ -96,6 +110,13 @@ def environment(application: ApplicationId, settings: LaunchSettings, meeting: M
         "TARN_LEASE_S": f"{settings.lease_s:g}",
         "TARN_DRAIN_S": f"{settings.drain_s:g}",
         "TARN_DRAIN_GRACE_S": f"{settings.drain_grace_s:g}",
+        "TARN_DISK_RESERVE_BYTES": str(settings.disk_reserve_bytes),
+        "TARN_STAGE_STALL_S": f"{settings.stage_stall_s:g}",
+        "TARN_LOAD_STALL_S": f"{settings.load_stall_s:g}",
+        "TARN_HANG_S": f"{settings.hang_s:g}",
+        "TARN_PROBE_INTERVAL_S": f"{settings.probe_interval_s:g}",
+        "TARN_PROBE_DEADLINE_S": f"{settings.probe_deadline_s:g}",
+        "TARN_TRITON_RESTART_LIMIT": str(settings.triton_restart_limit),
         "TARN_LOG_LEVEL": settings.log_level,
         "TARN_TRITON_ARGS": _encoded(list(settings.triton_args)) if settings.triton_args else "",
         "TARN_USER_ENV": _encoded(user_environment(settings.env)) if settings.env else "",

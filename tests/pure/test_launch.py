@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from typing import Any
 
@@ -13,7 +14,7 @@ from tarn_am.core import launch
 from tarn_am.settings import AmSettings
 from tarn_common.endpoint import HostPort
 from tarn_common.ids import ApplicationId
-from tarn_common.settings import load
+from tarn_common.settings import about, load
 
 APPLICATION = ApplicationId("application_1700000000000_0001")
 MEETING = launch.Meeting(HostPort("node1", 5000), "/state/am.json")
@@ -45,6 +46,18 @@ def test_the_agent_reads_back_what_the_application_was_told() -> None:
     assert (agent.http_port, agent.grpc_port) == (8000, 0)
     assert (agent.zk_ensemble, agent.zk_auth) == ("zk1:2181,zk2:2181", "")
     assert (agent.lease_s, agent.drain_s, agent.log_level) == (30.0, 7.5, "DEBUG")
+
+
+OF_AN_INSTANCE = (
+    "disk_reserve_bytes", "stage_stall_s", "load_stall_s", "hang_s", "probe_interval_s", "probe_deadline_s", "triton_restart_limit"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_AN_INSTANCE)
+def test_what_an_agents_reasons_name_can_be_set_for_the_application(name: str) -> None:
+    of_the_am, of_the_agent = ({field.name: field for field in dataclasses.fields(cls)}[name] for cls in (AmSettings, AgentSettings))
+    assert (about(of_the_am), of_the_am.default) == (about(of_the_agent), of_the_agent.default)
+    assert environment(**{name: 7})[about(of_the_agent).env] == "7"
 
 
 @pytest.mark.parametrize(
