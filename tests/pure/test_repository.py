@@ -24,6 +24,7 @@ _IMPORTED_AS = {
     "nvidia-ml-py": "pynvml",
     "hdfs-native": "hdfs_native",
     "prometheus-client": "prometheus_client",
+    "pure-sasl": "puresasl",
 }
 
 
