@@ -75,7 +75,7 @@ class TestArchive:
 
     def test_a_target_that_cannot_be_written_is_one_sentence_and_leaves_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        with pytest.raises(ArchiveError, match="choose another --output"):
+        with pytest.raises(ArchiveError, match="give another path"):
             build(tmp_path / "file" / "tarn.tar.gz")
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
