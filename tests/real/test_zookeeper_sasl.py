@@ -65,6 +65,15 @@ def sasl_zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeep
 
 
 @pytest.fixture
+def other_password(tmp_path: Path) -> Iterator[ZooKeeperServer]:
+    """A server of one test, that knows our user by another password."""
+    server = sasl_server(tmp_path, "another-one")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
 def stranger(sasl_zookeeper: ZooKeeperServer) -> Iterator[Any]:
     """A client that is nobody."""
     client = KazooClient(sasl_zookeeper.connect)
@@ -209,10 +218,10 @@ class TestProcessKilledAndStartedAgain:
 
 
 class TestRefusal:
-    async def test_a_wrong_password_is_told_once_and_works_when_the_servers_know_it(self, zk_path: str, tmp_path: Path) -> None:
-        path, kept = f"{zk_path}/a", tmp_path / "session.json"
-        server = sasl_server(tmp_path, "another-one")
-        await asyncio.to_thread(server.start)
+    async def test_a_wrong_password_is_told_once_and_works_when_the_servers_know_it(
+        self, other_password: ZooKeeperServer, zk_path: str, tmp_path: Path
+    ) -> None:
+        server, path, kept = other_password, f"{zk_path}/a", tmp_path / "session.json"
         with capture_logs() as logs:
             zk = ZooKeeper(parse_ensemble(server.connect), SESSION_S, login=LOGIN, session_file=kept)
             zk.start()
@@ -236,7 +245,6 @@ class TestRefusal:
             await until(lambda: any(line["event"] == "zookeeper_lost" for line in logs), "the restart is seen")
             await standing(zk, path)
             await zk.close()
-        await asyncio.to_thread(server.kill)
         errors = [line for line in logs if line["log_level"] == "error"]
         assert len(errors) == 1
         assert "does not let the sasl user 'tarn' in: check the password" in errors[0]["error"]
