@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from tarn_am.cluster.yarn import launch as yarn_launch
@@ -40,14 +39,6 @@ API_TOKEN = "tarn.api.token"  # noqa: S105
 _LOOK_S = 0.05
 _ACCEPT_S = 120.0
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Checked and ready to be staged. `archive` is a file here, or what is in the cluster already."""
-
-    spec: ApplicationSpec
-    credentials: Credentials
 
 
 class Submitter:
