@@ -124,17 +124,20 @@ def environment(application: ApplicationId, settings: LaunchSettings, meeting: M
     return checked({name: value for name, value in values.items() if value})
 
 
-def user_environment(pairs: tuple[str, ...]) -> dict[str, str]:
-    """`KEY=VALUE` texts as a mapping; raises LaunchError."""
+def user_environment(pairs: tuple[str, ...], source: str = "--env") -> dict[str, str]:
+    """`KEY=VALUE` texts as a mapping; raises LaunchError, which says where they came from (`source`) and shows no value."""
     found: dict[str, str] = {}
-    for pair in pairs:
+    for number, pair in enumerate(pairs, 1):
         name, equals, value = pair.partition("=")
-        if not equals or not _NAME.fullmatch(name):
-            raise LaunchError(f"--env {pair!r} is not KEY=VALUE with a KEY of letters, digits and '_'")
+        if not equals:
+            # Not shown: it may be the rest of a secret that holds a comma.
+            raise LaunchError(f"{source}: its entry {number} has no '=' and is not KEY=VALUE")
+        if not _NAME.fullmatch(name):
+            raise LaunchError(f"{source}: {name!r} is no name of a variable: KEY=VALUE has a KEY of letters, digits and '_'")
         if "\0" in value:
-            raise LaunchError(f"--env {name} holds a NUL character, which no environment can: leave it out")
+            raise LaunchError(f"{source}: {name} holds a NUL character, which no environment can: leave it out")
         if name in _REFUSED:
-            raise LaunchError(f"--env {name} cannot be given: {_REFUSED[name]}")
+            raise LaunchError(f"{source}: {name} cannot be given: {_REFUSED[name]}")
         found[name] = value
     return found
 

@@ -90,16 +90,17 @@ def test_a_repository_that_a_launch_script_would_execute_is_refused_by_name(path
 @pytest.mark.parametrize(
     ("pair", "told"),
     [
-        ("NO_VALUE", "is not KEY=VALUE"),
-        ("1A=x", "is not KEY=VALUE"),
-        ("A B=x", "is not KEY=VALUE"),
+        ("hunter2", "TARN_ENV: its entry 1 has no '='"),
+        ("1A=hunter2", "TARN_ENV: '1A' is no name"),
+        ("A B=hunter2", "TARN_ENV: 'A B' is no name"),
         ("A=\0", "NUL"),
         ("NVIDIA_VISIBLE_DEVICES=all", "the cluster sets it"),
     ],
 )
 def test_user_variables_that_cannot_be(pair: str, told: str) -> None:
-    with pytest.raises(launch.LaunchError, match=told):
-        environment(env=(pair,))
+    with pytest.raises(launch.LaunchError, match=told) as error:
+        launch.user_environment((pair,), "TARN_ENV")
+    assert "hunter2" not in str(error.value)
 
 
 def test_too_much_is_refused_before_a_node_chokes_on_it() -> None:
