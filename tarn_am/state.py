@@ -5,6 +5,8 @@
     secret            what agents prove themselves with            (0600)
     key.pem cert.pem  of the agents' port, self-signed             (0600)
     am.json           the rendezvous record of the living AM
+    token             of the HTTP API, where `tarn` finds it       (0600)
+    curl-header       the same as a header, for `curl -H @FILE`    (0600)
 
 Every file is written whole or not at all. A file that is torn is told in one sentence with the fix, never guessed around.
 """
@@ -96,7 +98,9 @@ class StateDir:
         return self._load() or fresh
 
     def lock(self) -> None:
-        """Takes the directory for this process's life; raises StateError naming who has it."""
+        """Takes the directory for this process's life, if it has it not yet; raises StateError naming who has it."""
+        if self._lock is not None:
+            return
         try:
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -165,6 +169,31 @@ class StateDir:
             raise StateError(f"{key} and {certificate} are torn or do not belong together: stop what runs, remove both, and start again")
         return found
 
+    @property
+    def token_file(self) -> Path:
+        return self.path / "token"
+
+    @property
+    def curl_header_file(self) -> Path:
+        return self.path / "curl-header"
+
+    def make_token(self) -> None:
+        """A token for the HTTP API, unless one was made or kept before."""
+        if not self.token_file.exists():
+            self.keep_token(secrets.token_urlsafe(24))
+
+    def keep_token(self, token: str) -> None:
+        self._write("token", f"{token}\n".encode())
+
+    def forget_token(self) -> None:
+        """No token of an earlier start is sent to an API that has none."""
+        for path in (self.token_file, self.curl_header_file):
+            path.unlink(missing_ok=True)
+
+    def write_curl_header(self, token: str) -> None:
+        """For people: what is on curl's command line is seen by everyone who can list processes."""
+        self._write("curl-header", f"X-TARN-Token: {token}\n".encode())
+
     def rendezvous(self) -> Rendezvous | None:
         """The record of the AM that lives, or lived last without an orderly end."""
         try:
@@ -187,11 +216,11 @@ class StateDir:
             target = values["target"]
             return Application(
                 application_id(values["application_id"]),
-                int(values["attempt"]),
-                None if target is None else int(target),
-                int(values["agent_port"]),
+                _within("attempt", values["attempt"]),
+                None if target is None else _within("target", target),
+                _within("agent_port", values["agent_port"], 65535),
             )
-        except (ValueError, KeyError, TypeError, IdError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, IdError) as error:
             raise StateError(
                 f"{path} is torn ({error}): remove it to begin a new application; containers that still run then end themselves"
             ) from error
@@ -239,6 +268,13 @@ def make_identity() -> Identity:
     )
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return Identity(private, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _within(name: str, value: Any, high: int = 1 << 53) -> int:
+    number = int(value)
+    if not 0 <= number <= high:
+        raise ValueError(f"{name} is {number}")
+    return number
 
 
 def _encoded(application: Application) -> bytes:

@@ -12,6 +12,7 @@ from cryptography import x509
 from tarn_am.state import StateDir, StateError
 from tarn_common.endpoint import HostPort, Rendezvous
 from tarn_common.wire.limits import TLS_NAME
+from tests.rigs.secrets import planted
 
 
 @pytest.fixture
@@ -56,12 +57,38 @@ class TestItIsMadeOnceAndKept:
         assert "PRIVATE" not in repr(state.identity())
 
 
+class TestTheToken:
+    def test_is_made_once_and_replaced_when_one_is_given(self, state: StateDir) -> None:
+        state.make_token()
+        made = state.token_file.read_text()
+        state.make_token()
+        assert state.token_file.read_text() == made
+        given = planted("kept-token")
+        state.keep_token(given)
+        assert state.token_file.read_text() == f"{given}\n"
+
+    def test_stands_in_a_file_that_curl_reads_and_is_forgotten_whole(self, state: StateDir) -> None:
+        token = planted("curl-token")
+        state.keep_token(token)
+        state.write_curl_header(token)
+        assert state.curl_header_file.read_text() == f"X-TARN-Token: {token}\n"
+        assert {stat.S_IMODE(path.stat().st_mode) for path in state.path.iterdir()} == {0o600}
+        state.forget_token()
+        assert list(state.path.iterdir()) == []
+
+
 class TestOneApplicationMasterAtATime:
     def test_the_second_is_told_who_has_it(self, state: StateDir) -> None:
         state.lock()
         state.write_rendezvous(Rendezvous(HostPort("127.0.0.1", 1), "http://127.0.0.1:8888", "x"))
         with pytest.raises(StateError, match=rf"pid {os.getpid()} at http://127.0.0.1:8888.*tarn stop"):
             StateDir(state.path).lock()
+
+    def test_who_has_it_may_ask_again(self, state: StateDir) -> None:
+        state.lock()
+        state.lock()
+        state.unlock()
+        StateDir(state.path).lock()
 
     def test_it_is_free_again_after_the_first(self, state: StateDir) -> None:
         state.lock()
@@ -79,6 +106,8 @@ class TestTornFiles:
             "null",
             '{"application_id": "x", "attempt": 1, "target": 1, "agent_port": 0}',
             '{"application_id": "application_1700000000000_0001", "attempt": "many", "target": 1, "agent_port": 0}',
+            '{"application_id": "application_1700000000000_0001", "attempt": 1, "target": 1, "agent_port": -5}',
+            '{"application_id": "application_1700000000000_0001", "attempt": 1e999, "target": 1, "agent_port": 0}',
         ],
     )
     def test_the_application(self, state: StateDir, text: str) -> None:
