@@ -11,12 +11,13 @@ from tarn_am.api.answers import ApiError
 
 Shape = Mapping[str, type]
 _WORDS = {int: "a whole number", str: "a text"}
+_EXAMPLES: Mapping[type, int | str] = {int: 3, str: "text"}
 MAX_TEXT = 512
 
 
 def read_order(body: bytes, shape: Shape) -> dict[str, Any]:
     """The order in `body`; raises ApiError (400) that names what is wrong and the form wanted."""
-    form = json.dumps({key: f"<{_WORDS[kind]}>" for key, kind in shape.items()})
+    form = json.dumps({key: _EXAMPLES[kind] for key, kind in shape.items()})
     order = _parse(body, form)
     known = ", ".join(shape) or "none"
     for key in order:

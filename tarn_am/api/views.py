@@ -18,7 +18,16 @@ from tarn_am.settings import AmSettings
 from tarn_common.settings import redacted
 
 _HOST = re.compile(r"[A-Za-z0-9._:%-]{1,255}")
-_SECRET_ARGUMENT = re.compile(r"restricted|secret|token|password|ssl|key", re.IGNORECASE)
+_ARGUMENT = re.compile(r"--?[A-Za-z0-9-]+")
+# Arguments of tritonserver whose values tell nobody a secret; of every other one it is only said that it is set.
+_HARMLESS = re.compile(
+    r"--(allow-(http|grpc|metrics|gpu-metrics|cpu-metrics|sagemaker|vertex-ai)|log-(verbose|info|warning|error|format)|id"
+    r"|exit-(on-error|timeout-secs)|strict-(readiness|model-config)|disable-auto-complete-config|buffer-manager-thread-count"
+    r"|model-load-(thread-count|retry-count)|(http|vertex-ai|sagemaker)-thread-count|http-max-input-size|metrics-interval-ms"
+    r"|min-supported-compute-capability|pinned-memory-pool-byte-size|cuda-memory-pool-byte-size|response-cache-byte-size"
+    r"|rate-limit|model-namespacing|enable-peer-access|grpc-(infer-allocation-pool-size|infer-thread-count|max-response-pool-size)"
+    r"|grpc-keepalive-(time|timeout)|grpc-use-ssl|grpc-use-ssl-mutual)"
+)
 _USER_INFO = re.compile(r"//[^/@]*@")
 
 
@@ -67,7 +76,7 @@ def _offer(instance: Instance) -> dict[str, Any]:
 
 
 def config(settings: AmSettings) -> dict[str, Any]:
-    """The settings in force. Values of tritonserver's environment are left out, and those of arguments that may hold secrets."""
+    """The settings in force. Values of tritonserver's environment are left out, and those of arguments not known to be harmless."""
     shown = redacted(settings)
     shown["env"] = [f"{pair.partition('=')[0]}=(set)" for pair in settings.env]
     shown["triton_args"] = [_argument(text) for text in settings.triton_args]
@@ -79,7 +88,9 @@ def config(settings: AmSettings) -> dict[str, Any]:
 
 def _argument(text: str) -> str:
     name, equals, _ = text.partition("=")
-    return f"{name}=(set)" if equals and _SECRET_ARGUMENT.search(name) else text
+    if not _ARGUMENT.fullmatch(name):
+        return "(set)"  # the value of the argument before it, or what nobody can tell
+    return text if not equals or _HARMLESS.fullmatch(name) else f"{name}=(set)"
 
 
 def _plain(value: Any) -> Any:

@@ -96,12 +96,28 @@ class TestTheSettingsShown:
         settings = AmSettings(
             model_repository="webhdfs://user:hunter2@nn:9870/models",
             env=("API_KEY=hunter2", "PLAIN"),
-            triton_args=("--log-verbose=1", "--http-restricted-api=x:y=hunter2", "--strict"),
+            triton_args=(
+                "--log-verbose=1",
+                "--http-restricted-api=x:y=hunter2",
+                "--strict",
+                "--cache-config=redis,password=hunter2",
+                "--trace-config",
+                "opentelemetry,url=hunter2",
+                "--ssl hunter2",
+            ),
         )
         shown = views.config(settings)
         assert "hunter2" not in json.dumps(shown)
         assert shown["env"] == ["API_KEY=(set)", "PLAIN=(set)"]
-        assert shown["triton_args"] == ["--log-verbose=1", "--http-restricted-api=(set)", "--strict"]
+        assert shown["triton_args"] == [
+            "--log-verbose=1",
+            "--http-restricted-api=(set)",
+            "--strict",
+            "--cache-config=(set)",
+            "--trace-config",
+            "(set)",
+            "(set)",
+        ]
         assert shown["max_instances"] == 10
 
 
@@ -205,6 +221,11 @@ class TestAnOrdersBody:
         assert caught.value.status == 400
         assert named in caught.value.error
         assert len(caught.value.error) < 400
+
+    def test_that_lacks_a_key_is_shown_one_that_can_be_sent(self) -> None:
+        with pytest.raises(ApiError) as caught:
+            read_order(b"{}", {"instances": int})
+        assert caught.value.fix == 'send {"instances": 3}'
 
     def test_with_a_misspelt_key_says_which_was_meant(self) -> None:
         with pytest.raises(ApiError) as caught:
