@@ -84,7 +84,8 @@ def blame(turn: Turn, member: Member, reason: str, *, counted: bool = True) -> M
     history = crashes.failed(state.crashes, Failure(reason, member.instance.asked_at, ready_for_s, counted), turn.now)
     turn.update(crashes=history, failed_total=state.failed_total + counted, owed=state.owed + 1)
     if counted and history.in_a_row >= state.policy.crash_limit and not (state.halted or state.served) and ready_for_s is None:
-        halt(turn, f"{history.in_a_row} instances failed in a row and none became READY; the last reason: {reason}")
+        many = f"{history.in_a_row} instances failed in a row and none became READY"
+        halt(turn, f"{many if history.in_a_row > 1 else 'the first instance failed'}; the last reason: {reason}")
     return replace(member, blamed=True)
 
 
@@ -98,9 +99,9 @@ def halt(turn: Turn, why: str) -> None:
 
 def fail(turn: Turn, member: Member, reason: str, code: str) -> Member:
     """FAILED, told and blamed; the container may still be there."""
+    turn.note(f"failed: {reason}", member.instance.container_id, "warning")
     failed = blame(turn, enter(turn, member, Phase.FAILED, reason, code), reason)
     turn.put(failed)
-    turn.note(f"failed: {reason}", failed.instance.container_id, "warning")
     return failed
 
 

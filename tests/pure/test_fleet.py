@@ -317,6 +317,7 @@ class TestCrashLoop:
         assert "5 instances failed in a row and none became READY" in rig.state.halted
         assert "the model repository could not be staged" in rig.state.halted
         assert "tarn scale 1" in rig.state.halted
+        assert [one.sentence.partition(":")[0] for one in rig.state.happenings[-2:]] == ["failed", "no more instances are asked for"]
 
     def test_a_scale_order_of_the_same_number_lifts_the_halt(self) -> None:
         rig = FleetRig(1, FleetPolicy(min_instances=0, crash_limit=1))
