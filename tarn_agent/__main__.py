@@ -20,7 +20,13 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 def main() -> None:
     """Ends the process: 0 after an ordered end, else a status of `tarn_common.exits`."""
-    sys.exit(run(os.environ))
+    try:
+        status = run(os.environ)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("tarn"):
+            raise
+        status = _misconfigured(os.environ.get("TARN_RUN_DIR", ""), f"the package {error.name} is missing: pip install 'tarn[agent]'")
+    sys.exit(status)
 
 
 def run(environ: Mapping[str, str]) -> int:

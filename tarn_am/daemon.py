@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import secrets
 import signal
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 GATHER_S = 5.0
 """A restarted AM answers questions when the agents that it found running have spoken, or so much later."""
 _ORDERS = (signal.SIGTERM, signal.SIGINT)
+_SECRET_BYTES = 1 << 16
 
 
 class StartError(Exception):
@@ -224,8 +226,8 @@ def _zookeeper_login(settings: AmSettings) -> Login | None:
 
 def _secret_file(flag: str, path: str) -> str:
     try:
-        text = Path(path).read_text().strip()
-        mode = Path(path).stat().st_mode
+        with Path(path).open("rb") as file:
+            text, mode = file.read(_SECRET_BYTES).decode().strip(), os.fstat(file.fileno()).st_mode
     except (OSError, UnicodeDecodeError) as error:
         raise StartError(f"{flag}={path} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}") from error
     if not text:

@@ -304,6 +304,28 @@ class TestAStartThatFails:
         assert await master.ended() == 9
 
 
+class TestByItsEnvironmentAlone:
+    """`tarn-am`, whose API is never open by default."""
+
+    async def test_it_makes_a_token_where_none_is_given(self, tmp_path: Path) -> None:
+        state = tmp_path / "state"
+        environ = {
+            "PATH": os.environ["PATH"], "HOME": str(tmp_path), "TARN_STATE_DIR": str(state), "TARN_CACHE_DIR": str(tmp_path / "cache"),
+            "TARN_MODEL_REPOSITORY": "/models", "TARN_AM_PORT": "0", "TARN_MIN_INSTANCES": "0",
+        }  # fmt: skip
+        process = subprocess.Popen([sys.executable, "-m", "tarn_am"], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            await eventually((state / "am.json").exists, "the beacon is lit")
+            url = json.loads((state / "am.json").read_text())["http"] + "/instances"
+            token = (state / "token").read_text().strip()
+            async with aiohttp.ClientSession() as session:
+                answers = [(await session.get(url, headers=headers)).status for headers in ({}, {"X-TARN-Token": token})]
+            assert answers == [401, 200]
+        finally:
+            process.terminate()
+            await asyncio.to_thread(process.wait, 60)
+
+
 class TestWithRealTritons:
     """`tarn-am` by its environment alone, real agents, real Tritons."""
 
@@ -325,6 +347,7 @@ class TestWithRealTritons:
             "TARN_MODELS": "identity",
             "TARN_AM_PORT": "0",
             "TARN_DRAIN_GRACE_S": "0",
+            "TARN_NO_TOKEN": "true",
         }
         (master.state / "am.json").unlink(missing_ok=True)
         with master.log.open("ab") as log:
