@@ -8,9 +8,12 @@ import sys
 def main() -> None:
     try:
         from tarn_am.cli.main import main as run
+
+        run()
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("tarn"):
             raise
         print(f"tarn: the package {error.name} is missing: pip install 'tarn[client]'", file=sys.stderr)
         sys.exit(1)
-    run()
+    except KeyboardInterrupt:  # while what it needs was imported; later ones end the verb in its own way
+        sys.exit(130)

@@ -24,13 +24,18 @@ TOKEN_FILE = "token"  # noqa: S105
 
 
 def _check_url(text: str) -> None:
-    parts = urlsplit(text)
-    try:
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, or too high a one
-        usable = False
-    if text and (not usable or parts.query or parts.fragment or parts.username):
+    if text and not _is_base_url(text):
         raise SettingsError("not the base URL of an Application Master, such as http://127.0.0.1:8888")
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        host = (parts.hostname or "").encode("idna")  # as the look-up does: no label of more than 63 characters
+        usable = parts.scheme in ("http", "https") and bool(host) and parts.port != 0 and parts.path.isascii()
+    except ValueError:  # also a port that is no number or too high a one, or a bracket without its other
+        return False
+    return usable and text.isprintable() and " " not in text and not (parts.query or parts.fragment or parts.username)
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,25 @@ def state_directory(name: str, given: str, environ: Mapping[str, str] | None = N
     """The directory `given`, or that of the application `name` below $TARN_HOME, $XDG_STATE_HOME/tarn or ~/.local/state/tarn."""
     environ = os.environ if environ is None else environ
     if given:
-        return Path(given).expanduser().absolute()
+        return expanded(given, "--state-dir")
     if not name or name in (".", "..") or "/" in name:
         raise SettingsError(f"--name={name!r} cannot be the name of a directory: use letters, digits, '-', '_' and '.'")
     if environ.get("TARN_HOME"):
         return Path(environ["TARN_HOME"]).absolute() / name
-    base = environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
-    return Path(base).absolute() / "tarn" / name
+    if environ.get("XDG_STATE_HOME"):
+        return Path(environ["XDG_STATE_HOME"]).absolute() / "tarn" / name
+    try:
+        return Path("~/.local/state").expanduser().absolute() / "tarn" / name
+    except RuntimeError as error:
+        raise SettingsError("this user has no home directory: give --state-dir, or set TARN_HOME") from error
+
+
+def expanded(text: str, flag: str) -> Path:
+    """The absolute path that a person means, with `~` and `~user`. Raises SettingsError."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise SettingsError(f"{flag}={text!r}: nobody of that name has a home directory here; give the path from / on") from error
 
 
 def application_token(application_id: str, environ: Mapping[str, str] | None = None) -> Path:
@@ -70,20 +87,32 @@ def application_token(application_id: str, environ: Mapping[str, str] | None = N
 def read_token(path: Path) -> str:
     """The one line of a token file. Raises CommandError that names the file, never its content."""
     try:
-        text = path.read_bytes()[: 1 << 16].decode().strip()
+        with path.open("rb") as file:
+            text = file.read(1 << 16).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(Outcome.USAGE, f"cannot read the token file {path} ({getattr(error, 'strerror', 'not a text')})") from error
-    if not text or not text.isascii() or any(not c.isprintable() or c.isspace() for c in text):
+    if not _is_token(text):
         raise CommandError(
             Outcome.USAGE, f"the token file {path} does not hold one token", "write one line of ASCII without blanks into it"
         )
     return text
 
 
+def checked_token(text: str) -> str:
+    """The value of --token. Raises CommandError that does not show it."""
+    if not _is_token(text):
+        raise CommandError(Outcome.USAGE, "--token does not hold a token", "it is one word of ASCII letters, digits and signs")
+    return text
+
+
+def _is_token(text: str) -> bool:
+    return 0 < len(text) < (1 << 12) and all(33 <= ord(character) < 127 for character in text)
+
+
 def am_client(where: Where, token: str | None = None) -> AmClient:
     """The client of the Application Master that `where` means. `token` is one given on the command line."""
     if where.token_file:
-        token = read_token(Path(where.token_file).expanduser())
+        token = read_token(expanded(where.token_file, "--token-file"))
     if where.am:
         return AmClient(where.am.rstrip("/"), token, where.timeout_s, "--am")
     if where.zk_ensemble:
@@ -94,12 +123,12 @@ def am_client(where: Where, token: str | None = None) -> AmClient:
         return AmClient(found.http.rstrip("/"), token, where.timeout_s, f"ZooKeeper {where.zk_ensemble}")
     state = state_directory(where.name, where.state_dir)
     path = state / RENDEZVOUS_FILE
-    if where.application or (not where.state_dir and not path.exists()):
+    if where.application or (not where.state_dir and not os.path.exists(path)):  # Path.exists raises for some
         on_yarn = _on_yarn(where, token)
         if on_yarn is not None:
             return on_yarn
     record = _record(path)
-    if token is None and (state / TOKEN_FILE).exists():
+    if token is None and os.path.exists(state / TOKEN_FILE):
         token = read_token(state / TOKEN_FILE)
     return AmClient(record.http.rstrip("/"), token, where.timeout_s, str(path), _lost(state))
 
@@ -125,7 +154,11 @@ def _lost(state: Path) -> str:
 
 def _record(path: Path) -> Rendezvous:
     try:
-        return decode_rendezvous(path.read_bytes()[: 1 << 16])
+        with path.open("rb") as file:
+            record = decode_rendezvous(file.read(1 << 16))
+        if not _is_base_url(record.http):
+            raise EndpointError("no base URL")
+        return record
     except FileNotFoundError as error:
         raise CommandError(
             Outcome.UNREACHABLE,

@@ -10,23 +10,28 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import secrets
+import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tarn_am.cli import background
 from tarn_am.cli.client import AmClient
-from tarn_am.cli.find import TOKEN_FILE, read_token, state_directory
+from tarn_am.cli.find import checked_token, expanded, read_token, state_directory
 from tarn_am.cli.narrator import Narrator
 from tarn_am.cli.options import TOKEN_WARNING, load, merged, of_settings
 from tarn_am.cli.outcome import CommandError, Outcome
 from tarn_am.cli.render import Progress
+from tarn_am.core.launch import LaunchError, user_environment
 from tarn_am.settings import AmSettings
 from tarn_common.endpoint import Rendezvous
+from tarn_common.repository import RepositoryError, check_launched
 from tarn_common.settings import SettingsError
+
+if TYPE_CHECKING:
+    from tarn_am.state import StateDir
 
 _LOG_LIMIT_BYTES = 32 << 20
 
@@ -59,12 +64,19 @@ def command(ctx: click.Context, /, **given: Any) -> int:
             raise CommandError(Outcome.USAGE, f"--{name} is of no use here", "`tarn local` is the Application Master")
     settings = load(AmSettings, {**given, "model_repository": _repository(given)})
     try:
+        user_environment(settings.env, "--env" if given.get("env") else "TARN_ENV")
         directory = state_directory(settings.name, given.get("state_dir") or os.environ.get("TARN_STATE_DIR", ""))
-    except SettingsError as error:
+        token = _given_token(settings, given)
+    except (SettingsError, LaunchError) as error:
         raise CommandError(Outcome.USAGE, str(error)) from error
+    # Before anything is made there: its path travels into every container.
+    try:
+        check_launched(str(directory.resolve()))
+    except RepositoryError as error:
+        raise CommandError(Outcome.USAGE, f"--state-dir={str(directory)!r} cannot be used: {error}") from error
     if given["detach"]:
         return background.start(directory)
-    return _run(settings, directory, given)
+    return _run(settings, directory, token, given)
 
 
 def _repository(given: dict[str, Any]) -> str | None:
@@ -72,15 +84,18 @@ def _repository(given: dict[str, Any]) -> str | None:
     text: str | None = given.get("model_repository") or os.environ.get("TARN_MODEL_REPOSITORY") or None
     if text is None or "://" in text or text.startswith(("/", "file:")):
         return text
-    path = Path(text).expanduser().absolute()
-    if not path.is_dir():
+    try:
+        path = expanded(text, "--model-repository")
+    except SettingsError as error:
+        raise CommandError(Outcome.USAGE, str(error)) from error
+    if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         raise CommandError(
             Outcome.USAGE, f"--model-repository={text!r} is no directory ({path})", "give a directory, or hdfs://host:port/path"
         )
     return str(path)
 
 
-def _run(settings: AmSettings, directory: Path, given: dict[str, Any]) -> int:
+def _run(settings: AmSettings, directory: Path, token: str | None, given: dict[str, Any]) -> int:
     # Here and not at the top, so that `tarn local --help` and a wrong flag answer at once.
     from tarn_am import daemon
     from tarn_am.cluster import triton_wheel
@@ -89,14 +104,17 @@ def _run(settings: AmSettings, directory: Path, given: dict[str, Any]) -> int:
     from tarn_am.state import StateDir, StateError
 
     progress = Progress(sys.stdout)
+    os.umask(0o077)  # whatever is written here is this user's alone
     try:
         state = StateDir(directory)
-        settings, token = _with_token(settings, directory, given)
+        # Before anything is written there: another Application Master may have it.
+        state.lock()
+        settings, token = _with_token(settings, state, token, given)
         _configure_logs(settings, directory, state.application_id, given["verbose"])
         progress.say(f"tarn local: {_plan(settings)}; state and logs in {directory}")
         runtime = triton_wheel.prepare(_cache_directory())
         cluster = LocalCluster(directory, state.application_id, runtime.environ)
-        announce = _Announcement(settings, token, progress, given["verbose"], left_over=state.rendezvous() is not None)
+        announce = _Announcement(state, settings.token_file, token, progress, given["verbose"], left_over=state.rendezvous() is not None)
         try:
             status = asyncio.run(daemon.run(settings, cluster, state, announce))
         finally:
@@ -124,32 +142,40 @@ def _plan(settings: AmSettings) -> str:
 def _cache_directory() -> Path:
     if given := os.environ.get("TARN_CACHE_DIR"):
         return Path(given).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "tarn"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()).absolute() / "tarn"
+    except RuntimeError as error:
+        raise SettingsError("this user has no home directory: set TARN_CACHE_DIR") from error
 
 
-def _with_token(settings: AmSettings, directory: Path, given: dict[str, Any]) -> tuple[AmSettings, str | None]:
-    """The settings with the file of the API's token, which is made where none was given."""
-    path = directory / TOKEN_FILE
+def _given_token(settings: AmSettings, given: dict[str, Any]) -> str | None:
+    """The token of --token or a file, checked; None where none was given. Raises CommandError, and SettingsError."""
     if given["no_token"]:
-        if settings.token_file or given.get("token"):
+        if settings.token_file or given.get("token") is not None:
             raise CommandError(Outcome.USAGE, "--no-token contradicts the token that is given (--token, --token-file or TARN_TOKEN_FILE)")
-        path.unlink(missing_ok=True)
-        return settings, None
-    if given.get("token"):
+        return None
+    if given.get("token") is not None:
+        token = checked_token(given["token"])
         click.echo(TOKEN_WARNING, err=True)
-        path.unlink(missing_ok=True)
-        _write_private(path, given["token"])
-    elif settings.token_file:
-        given_file = Path(settings.token_file).expanduser().absolute()
-        return dataclasses.replace(settings, token_file=str(given_file)), read_token(given_file)
-    elif not path.exists():
-        _write_private(path, secrets.token_urlsafe(24))
-    return dataclasses.replace(settings, token_file=str(path)), read_token(path)
+        return token
+    return read_token(expanded(settings.token_file, "--token-file")) if settings.token_file else None
 
 
-def _write_private(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text + "\n")
+def _with_token(settings: AmSettings, state: StateDir, token: str | None, given: dict[str, Any]) -> tuple[AmSettings, str | None]:
+    """The settings with the file of the API's token, which is made where none was given; and the token. The lock must be held."""
+    if given["no_token"]:
+        state.forget_token()
+        return settings, None
+    path = state.token_file
+    if settings.token_file and given.get("token") is None:
+        path = expanded(settings.token_file, "--token-file")
+    elif token is not None:
+        state.keep_token(token)
+    else:
+        state.make_token()
+    token = token or read_token(path)
+    state.write_curl_header(token)
+    return dataclasses.replace(settings, token_file=str(path)), token
 
 
 def _configure_logs(settings: AmSettings, directory: Path, application: str, verbose: bool) -> None:
@@ -170,8 +196,8 @@ def _configure_logs(settings: AmSettings, directory: Path, application: str, ver
 class _Announcement:
     """Called when the Application Master is up: says where, and lets the narrator begin."""
 
-    def __init__(self, settings: AmSettings, token: str | None, progress: Progress, verbose: bool, *, left_over: bool) -> None:
-        self._settings, self._token, self._progress = settings, token, progress
+    def __init__(self, state: StateDir, token_file: str, token: str | None, progress: Progress, verbose: bool, *, left_over: bool) -> None:
+        self._state, self._token_file, self._token, self._progress = state, token_file, token, progress
         self._verbose, self._left_over = verbose, left_over
         self._narrator: Narrator | None = None
 
@@ -179,7 +205,7 @@ class _Announcement:
         say, base = self._progress.say, at.http.rstrip("/")
         if self._left_over:
             say("an Application Master died here; this one takes over what still runs")
-        say(f"  dashboard: {base}/dashboard" + (f"  (its token is in {self._settings.token_file})" if self._token else ""))
+        say(f"  dashboard: {base}/dashboard" + (f"  (its token is in {self._token_file})" if self._token else ""))
         say(f"  instances: curl {self._header()}{base}/instances")
         say("  Ctrl-C drains all and ends")
         if not self._verbose:
@@ -188,7 +214,7 @@ class _Announcement:
 
     def _header(self) -> str:
         """What reads the token without showing it."""
-        return f'-H "X-TARN-Token: $(cat {self._settings.token_file})" ' if self._token else ""
+        return f"-H {shlex.quote(f'@{self._state.curl_header_file}')} " if self._token else ""
 
     def end(self) -> None:
         if self._narrator is not None:

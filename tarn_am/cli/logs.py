@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import click
 
 from tarn_am.cli import fleet
 from tarn_am.cli.client import AmClient
-from tarn_am.cli.options import with_am
+from tarn_am.cli.options import json_option, with_am
 from tarn_am.cli.outcome import CommandError, Outcome
 from tarn_am.cli.words import Count, Word
 
@@ -33,8 +34,12 @@ from tarn_am.cli.words import Count, Word
     show_default=True,
     help="begin with so many of the last lines",
 )
-def command(client: AmClient, instance: str | None, follow: bool, source: str, lines: int) -> None:
-    """Show the log of INSTANCE (a container id or its last number), or of all instances, each line with its instance's number."""
+@json_option
+def command(client: AmClient, instance: str | None, follow: bool, source: str, lines: int, as_json: bool) -> None:
+    """Show the log of INSTANCE (a container id or its last number), or of all instances, each line with its instance's number.
+
+    With --json each line is an object of its own, {"instance": the container id, "line": the text}.
+    """
     known = fleet.placed(client.status())
     if instance is not None:
         wanted = [fleet.resolve(instance, known)]
@@ -43,16 +48,19 @@ def command(client: AmClient, instance: str | None, follow: bool, source: str, l
     else:
         raise CommandError(Outcome.FAILED, "there is no instance yet", "`tarn status` says what the fleet is at")
     if len(wanted) == 1:
-        for line in client.log_lines(wanted[0], source, lines, follow):
-            click.echo(line)
+        read: Iterator[tuple[str, str]] = ((wanted[0], line) for line in client.log_lines(wanted[0], source, lines, follow))
     else:
-        for line in _together(client, wanted, source, lines, follow):
-            click.echo(line)
+        read = _together(client, wanted, source, lines, follow)
+    for container, line in read:
+        if as_json:
+            click.echo(json.dumps({"instance": container, "line": line}))
+        else:
+            click.echo(line if len(wanted) == 1 else f"{fleet.short(container):>3} | {line}")
 
 
-def _together(client: AmClient, containers: list[str], source: str, lines: int, follow: bool) -> Iterator[str]:
-    """The lines of several logs as they come, each behind the number of its instance."""
-    arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+def _together(client: AmClient, containers: list[str], source: str, lines: int, follow: bool) -> Iterator[tuple[str, str]]:
+    """The lines of several logs as they come, each with its instance."""
+    arrived: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
     for container in containers:
         threading.Thread(target=_read, args=(client, container, source, lines, follow, arrived), daemon=True).start()
     open_logs = len(containers)
@@ -64,12 +72,13 @@ def _together(client: AmClient, containers: list[str], source: str, lines: int, 
             yield line
 
 
-def _read(client: AmClient, container: str, source: str, lines: int, follow: bool, arrived: queue.SimpleQueue[str | None]) -> None:
-    prefix = f"{fleet.short(container):>3} | "
+def _read(
+    client: AmClient, container: str, source: str, lines: int, follow: bool, arrived: queue.SimpleQueue[tuple[str, str] | None]
+) -> None:
     try:
         for line in client.log_lines(container, source, lines, follow):
-            arrived.put(prefix + line)
+            arrived.put((container, line))
     except CommandError as error:
-        arrived.put(prefix + f"(tarn: {error.line})")
+        arrived.put((container, f"(tarn: {error.line})"))
     finally:
         arrived.put(None)

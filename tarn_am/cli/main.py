@@ -7,6 +7,7 @@ Whatever happens, a person sees one line that names the thing, the value and the
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -112,9 +113,9 @@ def group(ctx: click.Context, /, **given: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs one verb and exits with its Outcome."""
+    _open_closed_streams()
     status = run(sys.argv[1:] if arguments is None else arguments)
-    _flush()
-    sys.exit(status)
+    sys.exit(_flush(status))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -136,6 +137,11 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo(err=True)
         return Outcome.INTERRUPTED
+    except OSError as error:
+        # A full disk behind stdout, a directory that may not be searched: whatever no verb has better words for.
+        if os.environ.get("TARN_TRACEBACK"):
+            raise
+        return _complain(name, _system(error), Outcome.FAILED)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # The answer of a strange server, or of another version of TARN, lacks what a verb reads. A traceback tells no user more.
         if os.environ.get("TARN_TRACEBACK"):
@@ -146,8 +152,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _complain(name: str, line: str, status: Outcome) -> int:
-    click.echo(f"{name}: {clean(line)}", err=True)
+    with contextlib.suppress(OSError):  # stderr may be on the same full disk
+        click.echo(f"{name}: {clean(line)}", err=True)
     return status
+
+
+def _system(error: OSError) -> str:
+    return f"{error.filename or 'the output cannot be written'}: {error.strerror or error}"
 
 
 def _usage(error: click.UsageError) -> str:
@@ -156,6 +167,8 @@ def _usage(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
         known = [name for parameter in (error.ctx.command.params if error.ctx else ()) for name in parameter.opts]
         near = difflib.get_close_matches(error.option_name, known, n=1)
+        if error.option_name[1:2].isdigit():
+            return f"{error.option_name!r} is no number that can be given here: give a whole number from 0 on, such as 3"
         text = f"{error.option_name!r} is no option of this verb" + (f"; did you mean {near[0]!r}?" if near else "")
     elif isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param is not None:
         name = f"{max(error.param.opts, key=len)}=" if isinstance(error.param, click.Option) else ""
@@ -163,11 +176,23 @@ def _usage(error: click.UsageError) -> str:
     return f"{text} (see {error.ctx.command_path} --help)" if error.ctx and not text.endswith("--help)") else text
 
 
-def _flush() -> None:
+def _open_closed_streams() -> None:
+    """A stream that the caller closed (`tarn status >&-`) is written to nowhere: no file or socket may get its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open for as long as the process lives
+
+
+def _flush(status: int) -> int:
+    """The exit status, which is a failure where what was said did not arrive."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         _nobody_reads()
+    except OSError as error:
+        _nobody_reads()
+        return _complain("tarn", _system(error), Outcome.FAILED) if status == Outcome.OK else status
+    return status
 
 
 def _nobody_reads() -> None:

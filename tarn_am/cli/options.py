@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import click
 
 from tarn_am.cli.client import AmClient
-from tarn_am.cli.find import Where, am_client
+from tarn_am.cli.find import Where, am_client, checked_token
 from tarn_am.cli.outcome import CommandError, Outcome
 from tarn_am.cli.words import Seconds
 from tarn_common import settings as common
@@ -113,6 +113,7 @@ def client(ctx: click.Context, own: dict[str, Any]) -> AmClient:
     given = merged(ctx, own)
     token = given.pop("token", None)
     if token is not None:
+        checked_token(token)
         click.echo(TOKEN_WARNING, err=True)
     try:
         return am_client(load(Where, given), token)

@@ -6,9 +6,9 @@ import time
 
 import click
 
-from tarn_am.cli import fleet
+from tarn_am.cli import fleet, render
 from tarn_am.cli.client import AmClient
-from tarn_am.cli.options import wait_options, with_am
+from tarn_am.cli.options import json_option, wait_options, with_am
 from tarn_am.cli.outcome import CommandError, Outcome
 from tarn_am.cli.render import Progress
 
@@ -18,11 +18,15 @@ _LOOK_S = 0.2
 @click.command("stop", short_help="Drain everything and end.", epilog="\b\nExamples:\n  tarn stop\n  tarn stop --no-wait")
 @with_am
 @wait_options(300.0, by_default=True)
-def command(client: AmClient, wait: bool, wait_s: float) -> None:
+@json_option
+def command(client: AmClient, wait: bool, wait_s: float, as_json: bool) -> None:
     """Drain every instance, so that no request is lost, and end the application."""
     client.stop()
     if wait:
         _until_gone(client, wait_s)
+    if as_json:
+        render.print_json({"stopping": True, "ended": wait})
+        return
     click.echo("the application has ended" if wait else "the application drains and ends")
 
 

@@ -33,8 +33,10 @@ class Count(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         text = str(value)
-        if not (text.isascii() and text.isdigit() and int(text) <= self._high):
-            self.fail(f"{text!r} is no number of {self._noun}; give a whole number from 0 to {self._high}, such as 3", param, ctx)
+        # Its length first: Python refuses to read thousands of digits.
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= self._high):
+            shown = text if len(text) <= 40 else text[:37] + "..."
+            self.fail(f"{shown!r} is no number of {self._noun}; give a whole number from 0 to {self._high}, such as 3", param, ctx)
         return int(text)
 
 

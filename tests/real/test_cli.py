@@ -219,6 +219,12 @@ class TestLogs:
         assert (ran.status, ran.err.strip()) == (Outcome.INTERRUPTED, "")
         await asyncio.wait_for(am.fleet.tails_ended.wait(), 60)
 
+    async def test_as_an_object_a_line(self, am: Am) -> None:
+        plain, read = await am.tarn("logs", "2"), await am.tarn("logs", "2", "--json")
+        found = [json.loads(line) for line in read.out.splitlines()]
+        assert [one["line"] for one in found] == plain.out.splitlines()
+        assert all(one["instance"].endswith("_000002") for one in found)
+
     async def test_a_reader_who_has_had_enough(self, am: Am) -> None:
         am.fleet.logs[container(2)] = ["line " * 20] * 9_000
         ours, theirs = os.pipe()
@@ -253,6 +259,10 @@ class TestStop:
         ran = await am.tarn("stop", "--no-wait")
         assert (ran.status, ran.out) == (Outcome.OK, "the application drains and ends\n")
         assert [order[0] for order in am.fleet.orders] == ["stop"]
+
+    async def test_in_json(self, am: Am) -> None:
+        ran = await am.tarn("stop", "--no-wait", "--json")
+        assert json.loads(ran.out) == {"stopping": True, "ended": False}
 
     async def test_waits_until_the_application_master_is_gone(self, am: Am) -> None:
         process = await am.start("stop")
@@ -394,6 +404,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("scal", "3"), "tarn: 'scal' is no verb; did you mean 'scale'?"),
     (("scale", "3", "--wiat"), "tarn scale: '--wiat' is no option of this verb; did you mean '--wait'?"),
     (("scale", "three"), "tarn scale: 'three' is no number of instances; give a whole number from 0 to 10000, such as 3"),
+    (("scale", "-1"), "tarn scale: '-1' is no number that can be given here: give a whole number from 0 on"),
+    (("scale", "9" * 5000), "tarn scale: '9999999999999999999999999999999999999...' is no number of instances"),
     (("scale",), "tarn scale: Missing argument 'N'."),
     (("scale", "3", "--wait-s", "long"), "tarn scale: --wait-s='long' is no number of seconds"),
     (("model", "lod", "2", "identity"), "tarn model: 'lod' is not one of 'load', 'unload', 'reload'; did you mean 'load'?"),
@@ -403,6 +415,17 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ),
     (("status", "--am", "am:8888"), "tarn status: --am='am:8888': not the base URL of an Application Master"),
     (("status", "--am", "http://am:99999"), "tarn status: --am='http://am:99999': not the base URL"),
+    (("status", "--am", "http://[::1"), "tarn status: --am='http://[::1': not the base URL"),
+    (("status", "--am", "http://am/é"), "tarn status: --am='http://am/é': not the base URL"),
+    (("status", "--am", f"http://{'a' * 70}:1"), f"tarn status: --am='http://{'a' * 70}:1': not the base URL"),
+    (("status", "--token", ""), "tarn status: --token does not hold a token"),
+    (("status", "--token", "two\nlines"), "tarn status: --token does not hold a token: it is one word"),
+    (("status", "--token-file", "/dev/zero"), "tarn status: the token file /dev/zero does not hold one token"),
+    (("status", "--token-file", "~nobody-of-this-name/x"), "tarn status: --token-file='~nobody-of-this-name/x': nobody of that name"),
+    (("status", "--state-dir", "~nobody-of-this-name/x"), "tarn status: --state-dir='~nobody-of-this-name/x': nobody of that name"),
+    (("local", "--model-repository", "/m", "--token", ""), "tarn local: --token does not hold a token"),
+    (("local", "--model-repository", "/m", "--env", "MY-PASS=x"), "tarn local: --env: 'MY-PASS' is no name of a variable"),
+    (("local", "--model-repository", "n" * 300), f"tarn local: --model-repository='{'n' * 300}' is no directory"),
     (("status", "--timeout-s", "soon"), "tarn status: --timeout-s='soon' is not a number"),
     (("status", "--zk-ensemble", "zk1:port"), "tarn status: --zk-ensemble='zk1:port': 'zk1:port' is not host:port"),
     (("status", "--name", "../x"), "tarn status: --name='../x' cannot be the name of a directory"),
@@ -424,8 +447,24 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
 ]
 
 
+class TestWhereNothingCanBeWritten:
+    @pytest.mark.parametrize("arguments", [("--version",), ("status",)])
+    async def test_a_full_disk_behind_stdout_is_one_line(self, am: Am, arguments: tuple[str, ...]) -> None:
+        with open("/dev/full", "w") as full:
+            ran = await command.ended(await command.start(arguments, command.environment(am.home), full.fileno()))
+        assert ran.status == Outcome.FAILED
+        assert one_line(ran).endswith("the output cannot be written: No space left on device")
+
+    async def test_a_stdout_that_is_closed_is_no_error(self, am: Am) -> None:
+        shell = await asyncio.create_subprocess_exec(
+            "sh", "-c", 'exec "$0" status >&-', str(command.TARN), env=command.environment(am.home), stderr=asyncio.subprocess.PIPE
+        )
+        assert (await shell.communicate())[1] == b""
+        assert shell.returncode == Outcome.OK
+
+
 class TestAMistakeIsOneLineWithTheFix:
-    @pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+    @pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[" ".join(arguments)[:80] for arguments, _ in MISTAKES])
     async def test_on_the_command_line(self, tmp_path: Path, arguments: tuple[str, ...], line: str) -> None:
         ran = await tarn(tmp_path, *arguments)
         assert (ran.status, ran.out) == (Outcome.USAGE, "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shlex
 import signal
 import socket
 import stat
@@ -53,6 +55,11 @@ class Locals:
                 raise AssertionError(f"it ended: {lines} {await command.ended(process)}")
             lines.append(line.decode().rstrip())
         return process, lines
+
+
+def contents(directory: Path) -> dict[Path, tuple[bytes, int]]:
+    """Of every file, what it holds and which one it is."""
+    return {path: (path.read_bytes(), path.stat().st_ino) for path in directory.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -130,6 +137,14 @@ class TestOnlyOneAtATime:
         assert str(locals_.state_dir) in line
         assert (await tarn(locals_.home, "status")).status == Outcome.OK
 
+    @pytest.mark.parametrize("more", [("--token", "another"), ("--no-token",), ("--detach",)])
+    async def test_a_refused_one_touches_nothing(self, locals_: Locals, more: tuple[str, ...]) -> None:
+        await locals_.up()
+        before = contents(locals_.state_dir)
+        assert (await command.ended(await locals_.start(*more))).status == Outcome.FAILED
+        assert contents(locals_.state_dir) == before
+        assert (await tarn(locals_.home, "status")).status == Outcome.OK
+
     async def test_a_second_application_has_its_own_name(self, locals_: Locals) -> None:
         await locals_.up()
         await locals_.up("--name", "second")
@@ -180,8 +195,52 @@ class TestTheToken:
         assert token not in " ".join([*found.cmdline(), *found.environ().values(), *lines])
         assert token not in (locals_.state_dir / "logs" / "am.log").read_text()
 
+    async def test_is_in_a_file_for_curl_and_not_on_its_command_line(self, locals_: Locals) -> None:
+        _, lines = await locals_.up()
+        (line,) = (line for line in lines if "  instances: " in line)
+        program, *arguments = shlex.split(line.partition("instances: ")[2])
+        curl = await asyncio.create_subprocess_exec(program, "-sf", *arguments, stdout=asyncio.subprocess.PIPE)
+        assert (await curl.communicate())[0] == b""
+        assert curl.returncode == 0
+        assert (locals_.state_dir / "token").read_text().strip() not in line
+
+    async def test_and_nothing_else_may_be_read_by_others(self, locals_: Locals) -> None:
+        before = os.umask(0)
+        try:
+            await locals_.up()
+        finally:
+            os.umask(before)
+        assert {stat.S_IMODE(path.stat().st_mode) for path in locals_.state_dir.rglob("*") if path.is_file()} == {0o600}
+
 
 class TestInTheBackground:
+    async def test_what_lies_in_the_current_directory_is_not_run(self, locals_: Locals) -> None:
+        (locals_.home / "click.py").write_text("raise SystemExit('somebody else was run')")
+        process = await asyncio.create_subprocess_exec(
+            str(command.TARN),
+            "local",
+            "--detach",
+            "--model-repository",
+            "/models",
+            "--min-instances",
+            "0",
+            "--am-port",
+            "0",
+            env=command.environment(locals_.home),
+            cwd=locals_.home,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        ran = await command.ended(process)
+        assert (ran.status, ran.err) == (Outcome.OK, "")
+        assert (await tarn(locals_.home, "stop")).status == Outcome.OK
+
+    @pytest.mark.parametrize("directory", ["/proc/x", "/etc/passwd", "/tmp/" + "x" * 300])
+    async def test_a_directory_that_cannot_be_is_one_line(self, locals_: Locals, directory: str) -> None:
+        ran = await command.ended(await locals_.start("--detach", "--state-dir", directory))
+        assert (ran.status, len(ran.err.splitlines())) == (Outcome.FAILED, 1)
+        assert ran.err.startswith(f"tarn local: the state directory {directory} cannot be used")
+
     async def test_it_returns_when_it_answers_and_tarn_stop_ends_it(self, locals_: Locals) -> None:
         ran = await command.ended(await locals_.start("--detach"))
         assert (ran.status, ran.err) == (Outcome.OK, "")
