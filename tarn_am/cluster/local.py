@@ -193,7 +193,7 @@ class LocalCluster:
         return _Container(place, record, child)
 
     def _environ(self, place: Place, spec: LaunchSpec) -> dict[str, str]:
-        user = pwd.getpwuid(os.geteuid()).pw_name
+        user = _user()
         return {
             "PATH": _DEFAULT_PATH,
             "TARN_BIND": self._node,
@@ -321,3 +321,11 @@ class LocalCluster:
             with contextlib.suppress(IdError):
                 found.append(self._place(container_id(entry.name)))
         return found
+
+
+def _user() -> str:
+    """The name of this process's user; the number where the user database has none, as in many containers."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
