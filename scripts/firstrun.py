@@ -42,6 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/quickstart")
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--began", type=float, default=time.time())
+    parser.add_argument("--installed", type=float, default=time.time())
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = Path(tempfile.mkdtemp(prefix="tarn-quickstart-"))
@@ -50,7 +51,7 @@ def main() -> int:
     try:
         if arguments.once:
             child = start(directory, (directory / "tarn-local.out").open("wb"))
-            once(child, directory, arguments.began)
+            once(child, directory, arguments.began, arguments.installed)
             status = 0
         else:
             print(f"from another terminal: {tarn()} --state-dir {directory} status", flush=True)
@@ -94,14 +95,15 @@ def wait_for(child: subprocess.Popen[bytes]) -> int:
     """Until the Application Master ends: Ctrl-C reaches it too, as it is of the same terminal."""
     while True:
         try:
-            return 0 if child.wait() == 0 else 1
+            status = child.wait()
+            return 0 if status == 0 else 130 if status in (130, -signal.SIGINT) else 1
         except KeyboardInterrupt:
             continue
 
 
-def once(child: subprocess.Popen[bytes], directory: Path, began: float) -> None:
+def once(child: subprocess.Popen[bytes], directory: Path, began: float, installed: float) -> None:
     """Waits for READY, sends one inference, checks its answer, ends everything, prints the times."""
-    steps = [("virtual environment ready", max(0.0, _process_started() - began))]
+    steps = [("virtual environment ready", max(0.0, installed - began))]
     client = wait_until(lambda: _client(directory), child, directory, "the Application Master to answer")
     steps.append(("Application Master up", time.time() - began))
     endpoint = wait_until(lambda: _endpoint(client), child, directory, "Triton to be started")
@@ -123,12 +125,6 @@ def once(child: subprocess.Popen[bytes], directory: Path, began: float) -> None:
     steps.append(("everything stopped, nothing left running", time.time() - began))
     print(f"{MODEL} at {offered['host']}:{offered['http_port']} answered {answer}")
     print(table(steps), flush=True)
-
-
-def _process_started() -> float:
-    """When this process was executed, for importing takes time too: by the kernel's clock, to 10 ms."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until(found: Callable[[], Any], child: subprocess.Popen[bytes], directory: Path, what: str) -> Any:
