@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scripts.firstrun import wait_for
 from tests.rigs.command import Ran
 from tests.rigs.until import until
 
@@ -110,6 +112,10 @@ class TestUntilItIsEnded:
         assert "everything has ended" in ran.out
         assert quickstart.running() == []
         assert list(quickstart.scratch.iterdir()) == []
+
+    @pytest.mark.parametrize(("ending", "status"), [("exit 0", 0), ("exit 130", 130), ("kill -INT $$", 130), ("exit 3", 1)])
+    def test_ctrl_c_before_tarn_local_is_up_is_no_failure(self, ending: str, status: int) -> None:
+        assert wait_for(subprocess.Popen(["sh", "-c", ending])) == status
 
     async def test_a_kill_leaves_nothing_running(self, quickstart: Quickstart) -> None:
         process = await quickstart.serving()
