@@ -20,7 +20,7 @@ from tarn_agent.core.events import Action, Event
 from tarn_agent.core.instance import Policy, State, begin
 from tarn_agent.core.model import Phase, Ports, Progress, TritonLaunch
 from tarn_agent.memory import MemoryFile
-from tarn_agent.ports import Presence, StageError, Stager, Triton, TritonError, TritonProcess
+from tarn_agent.ports import Presence, Staged, StageError, Stager, Triton, TritonError, TritonProcess
 from tarn_agent.settings import AgentSettings
 from tarn_agent.triton import restricted_value
 from tarn_common.clock import Clock
@@ -155,22 +155,40 @@ class Keeper:
         self.offer(ev.Withdrawn())
 
     async def _stage(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            staged = await self._means.stager.stage(lambda progress: _in_loop(loop, self._progressed, progress))
+            staged = await self._staged(again=False)
         except StageError as error:
             self.offer(ev.StageFailed(str(error)))
             return
-        self._repository, self.progress = staged.path, staged.progress
         self.offer(ev.Staged(staged.models))
 
+    async def _staged(self, *, again: bool) -> Staged:
+        loop = asyncio.get_running_loop()
+        staged = await self._means.stager.stage(lambda progress: _in_loop(loop, self._progressed, progress), again=again)
+        self._repository, self.progress = staged.path, staged.progress
+        return staged
+
+    async def _restage(self, models: tuple[str, ...]) -> None:
+        """Where the repository is gone: a tritonserver that begins without it never recovers. Raises StageError."""
+        if await self._means.stager.has(self._repository, models):
+            return
+        log.warning("repository_gone", path=self._repository)
+        self.offer(ev.Waiting(f"the model repository at {self._repository} is gone: tritonserver is started when it is there again"))
+        await self._staged(again=True)
+
     def _progressed(self, progress: Progress) -> None:
-        self.progress = progress
+        before, self.progress = self.progress, progress
+        if progress.waiting != (before.waiting if before is not None else ""):
+            self.offer(ev.Waiting(progress.waiting))
 
     async def _start(self, models: tuple[str, ...]) -> None:
         try:
+            await self._restage(models)
             self.ports = self._choose_ports()
             process = await self._means.triton.start(self._launch(models, self.ports))
+        except StageError as error:
+            self.offer(ev.StageFailed(str(error)))
+            return
         except TritonError as error:
             self.offer(ev.StartFailed(str(error), random.random()))  # noqa: S311 - jitter
             return

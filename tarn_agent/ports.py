@@ -6,7 +6,7 @@ implements Presence; `uplink` is driven by the daemon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -57,8 +57,13 @@ class Staged:
 class Stager(Protocol):
     """Makes the wanted models present in a local directory."""
 
-    async def stage(self, on_progress: Callable[[Progress], None]) -> Staged:
-        """Retries what time may mend until its deadline of no progress; raises StageError. Cancelling leaves nothing half-done."""
+    async def stage(self, on_progress: Callable[[Progress], None], *, again: bool = False) -> Staged:
+        """Retries what time may mend until its deadline of no progress; raises StageError. Cancelling leaves nothing half-done.
+
+        `again`: it was staged before, so that a mounted repository which is away is waited for."""
+
+    async def has(self, path: str, models: Sequence[str]) -> bool:
+        """Whether what was staged at `path` is still there: the directory, and one of the models."""
 
 
 class TritonError(Exception):

@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _LISTING_S = 30.0
 _ROUNDS = 8
+_TELL_S = 0.5
 _CONFIG_BYTES = 1 << 20
 
 
@@ -49,25 +50,54 @@ class RepositoryStager:
     def __init__(self, settings: AgentSettings, clock: Clock) -> None:
         self._settings, self._clock = settings, clock
 
-    async def stage(self, on_progress: Callable[[Progress], None]) -> Staged:
+    async def stage(self, on_progress: Callable[[Progress], None], *, again: bool = False) -> Staged:
         store = await in_thread(lambda: open_store(self._settings))
         meter = Meter(self._clock, on_progress)
+        telling = asyncio.ensure_future(_tell(meter))
         try:
             if isinstance(store, MountedStore):
-                return await self._in_place(store, meter)
+                return await self._in_place(store, meter, again)
             return await _Copy(self._settings, store, meter).run()
         except PlanError as error:
             raise StageError(str(error), retry=error.retry) from error
         finally:
+            telling.cancel()
             store.close()
 
-    async def _in_place(self, store: MountedStore, meter: Meter) -> Staged:
-        listing = await _until_stalled(
-            meter, self._settings.stage_stall_s, lambda: in_thread(lambda: store.listing(_patience(self._settings)))
-        )
-        models = _chosen(self._settings, listing, store.location)
+    async def has(self, path: str, models: Sequence[str]) -> bool:
+        """A file system that hangs has nothing."""
+
+        def look() -> bool:
+            root = Path(path)
+            return root.is_dir() and (not models or any((root / model).is_dir() for model in models))
+
+        try:
+            return await asyncio.wait_for(in_thread(look), _patience(self._settings))
+        except asyncio.TimeoutError:
+            return False
+
+    async def _in_place(self, store: MountedStore, meter: Meter, again: bool) -> Staged:
+        models = await _until_stalled(meter, self._settings.stage_stall_s, lambda: self._present(store, again))
         log.info("repository_in_place", path=store.path, models=len(models))
         return Staged(store.path, models, True, Progress(started_at=self._clock.wall()))
+
+    async def _present(self, store: MountedStore, again: bool) -> tuple[str, ...]:
+        try:
+            return await self._listed(store)
+        except (StageError, PlanError) as error:
+            # What was there once may be mounted again: a missing path is then no mistake of the user's.
+            raise StageError(str(error), retry=again or error.retry) from error
+
+    async def _listed(self, store: MountedStore) -> tuple[str, ...]:
+        listing = await in_thread(lambda: store.listing(_patience(self._settings)))
+        return _chosen(self._settings, listing, store.location)
+
+
+async def _tell(meter: Meter) -> None:
+    """While nothing moves too: then the rate falls, and what failed is told."""
+    while True:
+        await asyncio.sleep(_TELL_S)
+        meter.report()
 
 
 def _patience(settings: AgentSettings) -> float:
@@ -88,6 +118,7 @@ async def _until_stalled(meter: Meter, stall_s: float, attempt: Callable[[], Awa
             if not error.retry:
                 raise
             failures += 1
+            meter.failed(str(error))
             if meter.still_s > stall_s:
                 raise StageError(f"{error}; given up after {stall_s:g} s", retry=True) from error
             (log.warning if failures == 1 else log.debug)("stage_retry", failures=failures, error=str(error))

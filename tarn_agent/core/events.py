@@ -58,6 +58,13 @@ class StageFailed:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """What keeps the staging, or the repository before a start, from going forward; empty: nothing any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Started:
     pid: int
 
@@ -145,8 +152,8 @@ class Tick:
 
 
 Event = (
-    Accepted | Refused | LinkLost | Adopted | Resumed | Interrupted | Staged | StageFailed | Started | StartFailed | Probed | Gone | Wanted
-    | Changing | DrainOrdered | StopOrdered | Terminated | Withdrawn | Unloaded | Stopped | Tick
+    Accepted | Refused | LinkLost | Adopted | Resumed | Interrupted | Staged | StageFailed | Waiting | Started | StartFailed | Probed | Gone
+    | Wanted | Changing | DrainOrdered | StopOrdered | Terminated | Withdrawn | Unloaded | Stopped | Tick
 )  # fmt: skip
 
 # --- what is done
@@ -159,7 +166,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Start:
-    """Start tritonserver with these models; Started or StartFailed follows."""
+    """Start tritonserver with these models; Started or StartFailed follows, or StageFailed where its repository is gone for good."""
 
     models: tuple[str, ...]
 

@@ -85,7 +85,16 @@ def _staged(_policy: Policy, state: State, event: ev.Staged, now: float) -> Step
 
 
 def _stage_failed(_policy: Policy, state: State, event: ev.StageFailed, now: float) -> Step:
-    return ending.at_once(state, Exit.STAGING, event.reason, now) if state.phase is Phase.STAGING else (state, ())
+    return ending.at_once(state, Exit.STAGING, event.reason, now) if _prepares(state) else (state, ())
+
+
+def _waiting(_policy: Policy, state: State, event: ev.Waiting, now: float) -> Step:
+    return enter(state, state.phase, now, event.reason) if _prepares(state) else state, ()
+
+
+def _prepares(state: State) -> bool:
+    """Its repository is staged, or looked for again before a start."""
+    return state.ending is None and (state.phase is Phase.STAGING or state.triton is Triton.COMING)
 
 
 def _started(_policy: Policy, state: State, event: ev.Started, now: float) -> Step:
@@ -130,15 +139,24 @@ def _probed(policy: Policy, state: State, event: ev.Probed, now: float) -> Step:
     if event.answered:
         blind_at = None if told else event.asked_at if state.blind_at is None else state.blind_at
         state = replace(state, answered=True, missed_at=None, blind_at=blind_at)
+        if blind_at is not None and not event.live and state.phase is Phase.UNREADY and now - blind_at >= policy.hang_s:
+            return _killed(state, f"tritonserver cannot serve: {event.error}; it is killed after {policy.hang_s:g} s", now)
         if blind_at is not None and now - blind_at >= policy.idle_s:
             return _hidden(state, event.error or "Triton's repository index is empty", now)
     elif state.answered:
         state = replace(state, missed_at=event.asked_at if state.missed_at is None else state.missed_at)
         if now - (state.missed_at or 0.0) >= policy.hang_s:
-            reason = f"tritonserver hangs: {verdict.reason}; it is killed after {policy.hang_s:g} s"
-            hidden, withdraw = _hidden(state, reason, now)
-            return replace(hidden, triton=Triton.GOING, start_at=now + _GONE_S), (*withdraw, ev.Kill())
+            return _killed(state, f"tritonserver hangs: {verdict.reason}; it is killed after {policy.hang_s:g} s", now)
+    else:
+        # Before its first answer the log knows more than a refused connection tells.
+        verdict = replace(verdict, reason=readiness.loading(models, now - state.moved_at) or verdict.reason)
     return _ready(state, verdict.reason, now) if verdict.ready else _hidden(state, verdict.reason, now)
+
+
+def _killed(state: State, reason: str, now: float) -> Step:
+    """It is started again when it is gone."""
+    hidden, withdraw = _hidden(state, reason, now)
+    return replace(hidden, triton=Triton.GOING, start_at=now + _GONE_S), (*withdraw, ev.Kill())
 
 
 def _ready(state: State, reason: str, now: float) -> Step:
@@ -219,7 +237,9 @@ def _loads(state: State) -> bool:
 
 def _stall_s(policy: Policy, state: State) -> float:
     """A Triton that answers has done with the models that it was started with: one that it is not loading will not come."""
-    idle = state.idle and not state.changing and bool(state.wanted)
+    # One that was started again for nothing is not given up here, but killed: `_probed`.
+    again = state.phase is Phase.UNREADY and state.blind_at is not None
+    idle = state.idle and not state.changing and bool(state.wanted) and not again
     return min(policy.idle_s, policy.load_stall_s) if idle else policy.load_stall_s
 
 
@@ -230,7 +250,8 @@ def _stalled(policy: Policy, state: State, now: float) -> Step:
         return ending.at_once(state, Exit.MODEL if known else Exit.TRITON, reason, now)
     loading = readiness.behind(state.models)
     what = f"{', '.join(loading)} did not load" if loading else "tritonserver did not become ready"
-    reason = f"{what}: nothing changed for {policy.load_stall_s:g} s (TARN_LOAD_STALL_S)" + (f"; {state.reason}" if state.reason else "")
+    said = "" if readiness.loading(state.models, policy.load_stall_s) else state.reason
+    reason = f"{what}: nothing changed for {policy.load_stall_s:g} s (TARN_LOAD_STALL_S)" + (f"; {said}" if said else "")
     return ending.at_once(state, Exit.MODEL, reason, now)
 
 
@@ -263,6 +284,7 @@ _ON: Mapping[type[Any], Callable[[Policy, State, Any, float], Step]] = {
     ev.Resumed: _resumed,
     ev.Staged: _staged,
     ev.StageFailed: _stage_failed,
+    ev.Waiting: _waiting,
     ev.Started: _started,
     ev.StartFailed: _start_failed,
     ev.Probed: _probed,

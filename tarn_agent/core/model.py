@@ -85,7 +85,7 @@ class TritonRates:
 
 @dataclass(frozen=True)
 class Progress:
-    """Of a staging. Bytes and files; `bytes_reused` were there already and right."""
+    """Of a staging. Bytes and files; `bytes_reused` were there already and right. `waiting`: what failed last, where nothing moves."""
 
     bytes_done: int = 0
     bytes_total: int = 0
@@ -95,6 +95,7 @@ class Progress:
     file: str = ""
     started_at: float = 0.0
     bytes_reused: int = 0
+    waiting: str = ""
 
 
 @dataclass(frozen=True)

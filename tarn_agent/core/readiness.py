@@ -14,6 +14,8 @@ from tarn_agent.core.model import ModelState
 READY, UNAVAILABLE = "READY", "UNAVAILABLE"
 _NO_FAILURE = frozenset({"", "unloaded", "not loaded"})
 _NAMED = 5
+_STEP_S = 5.0
+"""A reason that counts seconds changes no oftener than this."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,17 @@ def behind(models: Iterable[ModelState]) -> list[str]:
     """The wanted models that keep the others waiting: those of which nothing good is told, if there are any."""
     waiting = [model for model in models if model.wanted and model.state not in (READY, UNAVAILABLE)]
     return [model.name for model in waiting if not model.reason] or [model.name for model in waiting]
+
+
+def loading(models: Iterable[ModelState], for_s: float) -> str:
+    """A sentence while Triton's log says that wanted models are being loaded; empty where it does not. `for_s`: nothing has changed."""
+    names = [model.name for model in models if model.wanted and model.state == "LOADING" and not model.reason]
+    if not names:
+        return ""
+    told = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    who, be, have = ("model", "is", "has") if len(names) == 1 else ("models", "are", "have")
+    whole_s = for_s // _STEP_S * _STEP_S
+    return f"{who} {told} {have} been loading for more than {whole_s:g} s" if whole_s else f"{who} {told} {be} loading"
 
 
 def _at_rest(model: ModelState) -> bool:

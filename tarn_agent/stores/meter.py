@@ -12,6 +12,8 @@ from tarn_common.clock import Clock
 
 _PER_S = 5.0
 _WINDOW_S = 5.0
+_STILL_S = 1.0
+"""A failure is told when nothing else has moved for so long."""
 
 
 class Meter:
@@ -23,7 +25,7 @@ class Meter:
         self._arrived = self._settled = self._total = self._reused = self._shown = 0
         self._open: dict[object, int] = {}
         self._files_done = self._files_total = 0
-        self._file = ""
+        self._file = self._waiting = ""
         self._started_at = clock.wall()
         self._moved_at = self._filled_at = clock.monotonic()
         self._samples: deque[tuple[float, int]] = deque()
@@ -45,6 +47,12 @@ class Meter:
         """Something went forward that is not a byte from the store."""
         with self._lock:
             self._moved_at = self._clock.monotonic()
+            self._waiting = ""
+
+    def failed(self, error: str) -> None:
+        """An attempt failed that will be made again."""
+        with self._lock:
+            self._waiting = error
 
     def reused(self, length: int) -> None:
         with self._lock:
@@ -60,6 +68,7 @@ class Meter:
             self._arrived += count
             self._file = file
             self._moved_at = self._clock.monotonic()
+            self._waiting = ""
 
     def drop(self, attempt: object) -> None:
         """The attempt failed: its bytes will come again."""
@@ -101,6 +110,7 @@ class Meter:
                 file=self._file,
                 started_at=self._started_at,
                 bytes_reused=self._reused,
+                waiting=self._waiting if now - self._moved_at >= _STILL_S else "",
             )
 
     def report(self) -> None:

@@ -192,6 +192,7 @@ class Transfer:
         if not error.retry or isinstance(error, Changed):
             raise error
         self._last_failure = str(error)
+        self._meter.failed(self._last_failure)
         (log.warning if failures == 1 else log.debug)("stage_retry", file=file, failures=failures, error=str(error))
         await asyncio.sleep(BACKOFF.delay_s(failures, random.random()))  # noqa: S311
 

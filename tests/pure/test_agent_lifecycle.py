@@ -163,6 +163,11 @@ class TestModelThatFails:
         assert world.state.phase is Phase.FAILED
         assert "b did not load: nothing changed for 300 s" in world.state.reason
 
+    def test_one_that_takes_long_is_named_in_the_reason(self) -> None:
+        world = World().on(ev.Accepted(), ev.Staged(("a", "b"))).start().missed(2.0, A_READY, B_LOADING)
+        assert world.state.reason == "model b is loading"
+        assert world.after(12).missed(2.0, A_READY, B_LOADING).state.reason == "model b has been loading for more than 10 s"
+
     def test_progress_of_loading_puts_the_stall_off(self) -> None:
         world = World().on(ev.Accepted(), ev.Staged(("a", "b"))).start().missed(2.0, A_LOADING).after(250)
         world.missed(2.0, A_READY, B_LOADING).after(250)
@@ -247,6 +252,30 @@ class TestHungTriton:
         for _ in range(50):
             world.missed().after(2)
         assert not world.took(ev.Kill)
+
+
+class TestRepositoryThatIsAway:
+    def test_what_keeps_a_staging_is_the_reason_until_it_goes_on(self) -> None:
+        world = World().on(ev.Accepted(), ev.Waiting("namenode:8020 is away"))
+        assert (world.state.phase, world.state.reason) == (Phase.STAGING, "namenode:8020 is away")
+        assert world.on(ev.Waiting("")).state.reason == ""
+
+    def test_it_is_told_before_a_start_and_ends_the_instance_when_it_stays_away(self) -> None:
+        world = World().serving().gone("why").after(1.1).on(ev.Waiting("/models is gone"))
+        assert (world.state.phase, world.state.triton, world.state.reason) == (Phase.UNREADY, Triton.COMING, "/models is gone")
+        assert world.on(ev.StageFailed("given up"), ev.Stopped()).finishes == [ev.Finish(Exit.STAGING, "given up")]
+
+    def test_nobody_waits_while_a_triton_runs(self) -> None:
+        assert World().serving().on(ev.Waiting("late"), ev.StageFailed("late")).state.reason == ""
+
+    def test_a_triton_that_began_again_without_it_is_killed_and_started_again(self) -> None:
+        world = World().serving().gone("why").after(1.1).start(8)
+        for _ in range(8):
+            world.probe(live=False, ready=False, error="index answered 503: not ready; its log: no such directory").after(3)
+        assert world.took(ev.Kill) == [ev.Kill()]
+        assert world.gone().state.triton is Triton.DUE
+        assert "its log: no such directory" in world.state.reason
+        assert world.after(2.1).start(9).probe(A_READY, B_READY).state.phase is Phase.READY
 
 
 class TestTritonThatDies:
@@ -440,7 +469,7 @@ def probed(pid: int, *models: ModelState) -> ev.Probed:
 INTERRUPTIONS: list[Event] = [
     ev.Gone(7, ("why",)), ev.Gone(8, ("why",)), ev.DrainOrdered(30, 1, "d"), ev.StopOrdered("s"), ev.Terminated(), ev.Refused("r"),
     ev.LinkLost(), ev.Probed(7, 0.0, False, error="hung"), ev.StartFailed("f"), ev.StageFailed("f"), ev.Stopped(), ev.Withdrawn(),
-    ev.Unloaded(), ev.Tick(), ev.Staged(("a",)), ev.Started(9),
+    ev.Unloaded(), ev.Tick(), ev.Staged(("a",)), ev.Started(9), ev.Waiting("w"),
 ]  # fmt: skip
 
 

@@ -225,6 +225,16 @@ class TestTritonKilled:
         unready = next(phase for phase in rig.am.latest.phases if phase.phase == pb.UNREADY)
         assert "tritonserver ended once" in unready.reason
 
+    async def test_while_its_repository_is_away_it_comes_back_with_it(self, rig: Rig) -> None:
+        await rig.serving()
+        repository, away = rig.root / "models", rig.root / "away"
+        repository.rename(away)
+        os.kill(rig.tritons()[0].pid, signal.SIGKILL)
+        await eventually(lambda: "does not exist on this node" in rig.am.latest.phase.reason, "the reason tells it")
+        assert rig.am.latest.phase.phase == pb.UNREADY
+        away.rename(repository)
+        assert (await rig.am.reached("READY")).triton_restarts == 1
+
     async def test_it_is_given_up_with_the_end_of_its_log(self, rig: Rig) -> None:
         await rig.serving(TARN_TRITON_RESTART_LIMIT="0")
         os.kill(rig.tritons()[0].pid, signal.SIGKILL)

@@ -239,7 +239,11 @@ class TestRefusals:
         assert "another process is staging into" in str(errors[0])
 
     async def test_a_namenode_that_is_not_there_ends_when_nothing_moves_for_long(self, tmp_path: Path) -> None:
-        error = await refusal(tmp_path, "hdfs://127.0.0.1:1/models", TARN_STAGE_STALL_S="2")
+        told: list[Progress] = []
+        with pytest.raises(StageError) as caught:
+            await stage(tmp_path, "hdfs://127.0.0.1:1/models", told.append, TARN_STAGE_STALL_S="2")
+        error = caught.value
+        assert any("127.0.0.1:1" in progress.waiting for progress in told)
         assert "Connection refused" in str(error)
         assert "given up after 2 s" in str(error)
         assert error.retry
