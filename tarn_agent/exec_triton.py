@@ -19,7 +19,9 @@ def main() -> None:
             launch = json.load(file)
         argv, hidden = launch["argv"], tuple(launch["hidden"])
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-        environ = {**inherited, **launch["environ"]}
+        # Python's caches of the models' code do not belong into a repository that is used in place. A back end whose interpreter
+        # is isolated from the environment (that of the wheel nvidia-pytriton 0.7) writes them all the same.
+        environ = {"PYTHONDONTWRITEBYTECODE": "1", **inherited, **launch["environ"]}
     except (IndexError, OSError, ValueError, KeyError, TypeError) as error:
         end(f"its launch cannot be read: {error!r}")
     try:

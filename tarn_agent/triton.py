@@ -11,11 +11,13 @@ import asyncio
 import secrets
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from tarn_agent.core import command
+from tarn_agent.core.load_log import is_silent
 from tarn_agent.core.model import Ports, TritonLaunch
 from tarn_agent.log_tail import LogTail, last_lines
 from tarn_agent.ports import Health, TritonError, TritonProcess
@@ -183,11 +185,22 @@ class SupervisedTriton:
         except TritonError as error:
             return Health(answered=False, error=str(error))
         health = await control.health(deadline_s)
-        if health.answered or control.answered:
+        if health.answered:
+            return self._explained(health)
+        if control.answered:
             return health
         launch = self.remembered()
         models = self._tail.read().of(launch.models) if launch is not None else ()
         return Health(answered=False, models=models, error=health.error)
+
+    def _explained(self, health: Health) -> Health:
+        """With the log's reason where Triton's answers have none: a configuration that cannot be read, a server that cannot begin."""
+        if health.error and not health.live:
+            said = self._tail.read().error
+            return replace(health, error=f"{health.error}; its log: {said}") if said else health
+        if any(model.wanted and is_silent(model) for model in health.models):
+            return replace(health, models=self._tail.read().explained(health.models))
+        return health
 
     async def metrics(self, deadline_s: float) -> str:
         return await self._talk().metrics(deadline_s)

@@ -96,12 +96,33 @@ class TestStart:
         release.touch()
         assert states(await answering(triton)) == {"identity": "READY", "stuck": "READY"}
 
+    async def test_a_configuration_that_cannot_be_read_is_told_from_its_log(self, container: Container, triton: SupervisedTriton) -> None:
+        models = Path(container.settings.model_repository)
+        (models / "add" / "config.pbtxt").write_text("this is no configuration {")
+        await triton.start(launch(container, triton, "identity", "add"))
+
+        async def told() -> bool:
+            health = await triton.probe(2.0)
+            by_name = {model.name: model for model in health.models}
+            return health.answered and by_name["add"].reason.startswith("failed to read text proto")
+
+        await eventually(told, "the reason is known")
+
+    async def test_a_server_that_cannot_begin_is_told_from_its_log(self, container: Container, triton: SupervisedTriton) -> None:
+        await triton.start(launch(container, triton, "identity", extra_args=("--cache-config=nosuch,size=1",)))
+
+        async def told() -> bool:
+            health = await triton.probe(2.0)
+            return health.answered and not health.live and "libtritoncache_nosuch.so" in health.error
+
+        await eventually(told, "the reason is known")
+
     async def test_its_environment_and_its_secrets(self, container: Container, triton: SupervisedTriton) -> None:
         odd = """a "quoted" $HOME `id` 100% 'value'\nof two lines"""
         process = await triton.start(launch(container, triton, environ=(("ODD", odd),)))
         await eventually(lambda: psutil.Process(process.pid).name() == "tritonserver", "it is tritonserver now")
         environ = psutil.Process(process.pid).environ()
-        assert environ["ODD"] == odd
+        assert (environ["ODD"], environ["PYTHONDONTWRITEBYTECODE"]) == (odd, "1")
         assert environ["CONTAINER_ID"] == container.settings.container_id
         assert not [name for name in environ if name.startswith(("TARN_", "SUPERVISOR_", "HADOOP_TOKEN"))]
         assert stat.S_IMODE((container.run_dir / "triton.json").stat().st_mode) == 0o600
