@@ -15,6 +15,7 @@ import structlog
 from tarn_agent import log_follow, wire
 from tarn_agent.core import events as ev
 from tarn_agent.core.instance import Triton as TritonState
+from tarn_agent.core.plan import PlanError, check_name
 from tarn_agent.keeper import Keeper
 from tarn_agent.ports import Triton, TritonError
 from tarn_common.logs import secrets
@@ -91,8 +92,10 @@ class Orders:
             return f"this instance is {state.phase.value}: it takes no orders about models any more"
         if state.triton is not TritonState.UP:
             return f"this instance is {state.phase.value}: its tritonserver does not run now; try again when it is READY"
-        if not model or "/" in model or model.startswith("."):
-            return f"{model!r} is not the name of a model"
+        try:
+            check_name(model)
+        except PlanError as error:
+            return str(error)
         if self._commands >= MOST_COMMANDS:
             return f"{MOST_COMMANDS} orders about models are being carried out already: wait for one of them"
         return ""

@@ -10,6 +10,7 @@ from typing import Any
 
 from tarn_common.endpoint import DEFAULT_ZK_PATH, check_ensemble, parse_host_port
 from tarn_common.ids import application_id, container_id
+from tarn_common.repository import check_plain
 from tarn_common.settings import setting
 from tarn_common.zk_login import check_scheme
 
@@ -52,7 +53,7 @@ class AgentSettings:
     credentials: str = setting(doc="path of the Hadoop credentials file with the application's secret", env="HADOOP_TOKEN_FILE_LOCATION")
     log_dir: str = setting(doc="directory for the container's logs", env="TARN_LOG_DIR")
     run_dir: str = setting(doc="short directory for sockets and run files", env="TARN_RUN_DIR")
-    data_dir: str = setting(doc="directory for the staged model repository", env="TARN_DATA_DIR")
+    data_dir: str = setting(doc="directory for the staged model repository", env="TARN_DATA_DIR", check=check_plain)
     model_repository: str = setting(doc="hdfs://, webhdfs://, file: or an absolute path", env="TARN_MODEL_REPOSITORY")
     node: str = setting("localhost", doc="the node's name", env="NM_HOST")
     address: str = setting("", doc="host name or address to announce; empty: the node's name", env="TARN_ADDRESS")
@@ -71,7 +72,9 @@ class AgentSettings:
     grpc_port: int = setting(0, doc="Triton's gRPC port; 0: a free one", env="TARN_GRPC_PORT", low=0, high=65535)
     metrics_port: int = setting(0, doc="Triton's metrics port; 0: a free one", env="TARN_METRICS_PORT", low=0, high=65535)
     triton_bin: str = setting("tritonserver", doc="the tritonserver program", env="TARN_TRITON_BIN")
-    triton_backends: str = setting("", doc="directory of Triton's back ends; empty: Triton's own", env="TARN_TRITON_BACKENDS")
+    triton_backends: str = setting(
+        "", doc="directory of Triton's back ends; empty: Triton's own", env="TARN_TRITON_BACKENDS", check=check_plain
+    )
     triton_args: str = setting("", doc="more arguments for tritonserver: base64 of a JSON list", env="TARN_TRITON_ARGS", check=_check_args)
     user_env: str = setting("", doc="variables for tritonserver: base64 of a JSON object", env="TARN_USER_ENV", check=_check_env)
     accept_s: float = setting(120.0, doc="how long to wait for an AM to accept this container", env="TARN_ACCEPT_S", unit="s", low=1)

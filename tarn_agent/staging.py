@@ -90,7 +90,10 @@ class RepositoryStager:
 
     async def _listed(self, store: MountedStore) -> tuple[str, ...]:
         listing = await in_thread(lambda: store.listing(_patience(self._settings)))
-        return _chosen(self._settings, listing, store.location)
+        models = _chosen(self._settings, listing, store.location)
+        for name in await _composing(store, listing, models) if self._settings.models else ():
+            planning.check_name(name)
+        return models
 
 
 async def _tell(meter: Meter) -> None:
@@ -126,6 +129,29 @@ async def _until_stalled(meter: Meter, stall_s: float, attempt: Callable[[], Awa
         else:
             meter.moved()
             return result
+
+
+async def _composing(store: Store, listing: Sequence[FileStatus], models: Sequence[str]) -> set[str]:
+    """The models that the wanted ensembles run, theirs too, as far as the repository has them."""
+    configs = {
+        entry.path.partition("/")[0]: entry for entry in listing if entry.path.endswith("/config.pbtxt") and entry.path.count("/") == 1
+    }
+    found: set[str] = set()
+    waiting = list(models)
+    while waiting:
+        config = configs.get(waiting.pop())
+        if config is None or config.length > _CONFIG_BYTES:
+            continue
+        parts = set(planning.composing(await _text(store, config))) & set(configs) - found
+        found |= parts
+        waiting += parts
+    return found - set(models)
+
+
+async def _text(store: Store, file: FileStatus) -> str:
+    into = io.BytesIO()
+    await in_thread(lambda: store.read(file, 0, file.length, into, lambda _count: None))
+    return into.getvalue().decode(errors="replace")
 
 
 class _Copy:
@@ -186,29 +212,8 @@ class _Copy:
     async def _plan(self) -> Plan:
         listing = await in_thread(lambda: self._store.listing(_patience(self._settings)))
         models = _chosen(self._settings, listing, self._store.location)
-        also = await self._composing(listing, models) if self._settings.models else set()
+        also = await _composing(self._store, listing, models) if self._settings.models else set()
         return planning.make_plan(listing, models, self._store.location, also)
-
-    async def _composing(self, listing: Sequence[FileStatus], models: Sequence[str]) -> set[str]:
-        """The models that the wanted ensembles run, theirs too, as far as the repository has them."""
-        configs = {
-            entry.path.partition("/")[0]: entry for entry in listing if entry.path.endswith("/config.pbtxt") and entry.path.count("/") == 1
-        }
-        found: set[str] = set()
-        waiting = list(models)
-        while waiting:
-            config = configs.get(waiting.pop())
-            if config is None or config.length > _CONFIG_BYTES:
-                continue
-            parts = set(planning.composing(await self._text(config))) & set(configs) - found
-            found |= parts
-            waiting += parts
-        return found - set(models)
-
-    async def _text(self, file: FileStatus) -> str:
-        into = io.BytesIO()
-        await in_thread(lambda: self._store.read(file, 0, file.length, into, lambda _count: None))
-        return into.getvalue().decode(errors="replace")
 
     async def _bring(self, plan: Plan) -> None:
         """Makes the growing tree hold all that is planned."""

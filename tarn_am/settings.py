@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tarn_common.endpoint import DEFAULT_ZK_PATH, check_ensemble
+from tarn_common.repository import check_launched, check_repository
 from tarn_common.settings import SettingsError, setting
 from tarn_common.zk_login import check_scheme
 
@@ -18,7 +19,9 @@ def _check_level(text: str) -> None:
 class AmSettings:
     """One application. Names follow the flags: `min_instances` is `--min-instances` and TARN_MIN_INSTANCES."""
 
-    model_repository: str = setting(doc="model repository: hdfs://, webhdfs://, file: or an absolute path", env="TARN_MODEL_REPOSITORY")
+    model_repository: str = setting(
+        doc="model repository: hdfs://, webhdfs://, file: or an absolute path", env="TARN_MODEL_REPOSITORY", check=check_repository
+    )
     name: str = setting("tarn", doc="the application's name", env="TARN_NAME")
     models: tuple[str, ...] = setting((), doc="models to serve, by name; empty: all", env="TARN_MODELS")
     model_failure: str = setting(
@@ -34,7 +37,7 @@ class AmSettings:
     grpc_port: int = setting(0, doc="Triton's gRPC port; 0: a free one", env="TARN_GRPC_PORT", low=0, high=65535)
     metrics_port: int = setting(0, doc="Triton's metrics port; 0: a free one", env="TARN_METRICS_PORT", low=0, high=65535)
     zk_ensemble: str = setting("", doc="ZooKeeper hosts, host:port,…; empty: no ZooKeeper", env="TARN_ZK_ENSEMBLE", check=check_ensemble)
-    zk_path: str = setting(DEFAULT_ZK_PATH, doc="znode under which instances announce themselves", env="TARN_ZK_PATH")
+    zk_path: str = setting(DEFAULT_ZK_PATH, doc="znode under which instances announce themselves", env="TARN_ZK_PATH", check=check_launched)
     zk_session_s: float = setting(10.0, doc="ZooKeeper session time-out", env="TARN_ZK_SESSION_S", unit="s", low=1, high=300)
     zk_digest_file: str = setting("", doc="file with user:password for ZooKeeper, for --zk-auth", env="TARN_ZK_DIGEST_FILE")
     zk_auth: str = setting(
@@ -68,7 +71,9 @@ class AmSettings:
     triton_restart_limit: int = setting(
         5, doc="restarts within the window before the instance gives up", env="TARN_TRITON_RESTART_LIMIT", low=0
     )
-    env: tuple[str, ...] = setting((), doc="KEY=VALUE for tritonserver's environment; may be repeated", env="TARN_ENV")
+    env: tuple[str, ...] = setting(
+        (), doc="KEY=VALUE for tritonserver's environment; may be repeated; the variable: with commas, or a JSON list", env="TARN_ENV"
+    )
     triton_args: tuple[str, ...] = setting((), doc="more arguments for tritonserver; may be repeated", env="TARN_TRITON_ARGS")
     log_level: str = setting("INFO", doc="DEBUG, INFO, WARNING or ERROR", env="TARN_LOG_LEVEL", check=_check_level)
 

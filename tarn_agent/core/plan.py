@@ -18,6 +18,9 @@ _CONFIG = "config.pbtxt"
 _UPLOADING = "._COPYING_"
 _NAME_BYTES = 255
 _SHOWN = 12
+_CACHES = "__pycache__"
+"""Python's own, made anew wherever they are missing."""
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 class PlanError(ValueError):
@@ -91,6 +94,20 @@ def check_path(path: str) -> None:
             raise PlanError(f"the store lists {path[:300]!r}, which is no possible file name here: rename it there")
 
 
+def check_name(model: str) -> None:
+    """Raises PlanError for a name that a shell would not take as it is: Triton's Python back end hands the model's path to one."""
+    if not _PLAIN_NAME.fullmatch(model):
+        raise PlanError(
+            f"the model {model[:300]!r} cannot be served, for Triton's Python back end hands its path to a shell:"
+            " rename its directory to letters, digits, '_', '-' and '.', the first of them no '-' or '.'"
+        )
+
+
+def is_cache(path: str) -> bool:
+    """Of no use to a model elsewhere, and neither copied nor asked for."""
+    return _CACHES in path.split("/")
+
+
 def find_models(listing: Iterable[FileStatus]) -> dict[str, Model]:
     """Every directory at the top that looks like a model."""
     configured: set[str] = set()
@@ -124,6 +141,8 @@ def choose(listing: Sequence[FileStatus], wanted: Sequence[str], location: str, 
     if missing:
         raise PlanError(f"{location} has no model {named(map(repr, missing))}; it has {named(models)}")
     chosen = tuple(dict.fromkeys(wanted)) or tuple(models)
+    for name in chosen:
+        check_name(name)
     bare = [name for name in chosen if not models[name].versions]
     if bare and (strict or len(bare) == len(chosen)):
         raise PlanError(
@@ -153,7 +172,9 @@ def make_plan(listing: Sequence[FileStatus], models: Sequence[str], location: st
     for entry in listing:
         check_path(entry.path)
     staged = {*models, *also}
-    chosen = [entry for entry in listing if entry.path.partition("/")[0] in staged]
+    for name in sorted(staged):
+        check_name(name)
+    chosen = [entry for entry in listing if entry.path.partition("/")[0] in staged and not is_cache(entry.path)]
     uploading = [entry.path for entry in chosen if entry.path.endswith(_UPLOADING)]
     if uploading:
         raise PlanError(f"{location} is still being uploaded: {named(uploading)} is not complete yet", retry=True)
@@ -223,10 +244,12 @@ __all__ = [
     "PlanError",
     "changed",
     "check_disk",
+    "check_name",
     "check_path",
     "choose",
     "composing",
     "find_models",
+    "is_cache",
     "make_plan",
     "named",
     "pieces",

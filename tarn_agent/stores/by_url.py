@@ -15,9 +15,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -28,47 +27,22 @@ from tarn_common import credentials
 from tarn_common.credentials import CredentialsError, Token
 from tarn_common.hadoop_conf import HadoopConf, HadoopConfError
 from tarn_common.hadoop_conf import read as read_conf
+from tarn_common.repository import Place, RepositoryError, check_plain, parse
 
 log = structlog.get_logger(__name__)
 
-_FORMS = "hdfs://namenode:8020/path, webhdfs://namenode:9870/path, file:/path or /path"
 _TOKEN_KINDS = ("HDFS_DELEGATION_TOKEN", "WEBHDFS delegation", "SWEBHDFS delegation")
 _CONFIG_PREFIXES = ("dfs.", "fs.", "hadoop.security.", "hadoop.rpc.")
 
 
-@dataclass(frozen=True)
-class Place:
-    """A repository's URL in its parts; `authority` is empty for the default file system."""
-
-    location: str
-    scheme: str
-    authority: str
-    path: str
-
-
-def parse(text: str) -> Place:
-    """Raises StageError for what is no repository."""
-    if text.startswith("/"):
-        return Place(text, "file", "", os.path.normpath(text))
-    try:
-        parts = urlsplit(text)
-    except ValueError as error:
-        raise StageError(f"--model-repository {text!r} is no URL ({error}): give {_FORMS}", retry=False) from error
-    if "@" in parts.netloc:
-        raise StageError("--model-repository has a user in its address: leave it out, names come from the credentials", retry=False)
-    # '?', '#' and '%' are ordinary characters of a path in HDFS, and Hadoop takes them so.
-    path = text.removeprefix(f"{text.partition(':')[0]}:").removeprefix("//").removeprefix(parts.netloc)
-    if parts.scheme not in ("file", "hdfs", "webhdfs", "swebhdfs") or not path.startswith("/"):
-        raise StageError(f"--model-repository {text!r} cannot be staged: give {_FORMS}", retry=False)
-    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-        raise StageError(f"--model-repository {text!r} names a host: give {_FORMS}", retry=False)
-    return Place(text, parts.scheme, parts.netloc, os.path.normpath(unquote(path) if parts.scheme == "file" else path))
-
-
 def open_store(settings: AgentSettings, environ: Mapping[str, str] | None = None) -> Store:
     """May block on a name server; raises StageError."""
-    place = parse(settings.model_repository)
+    try:
+        place = parse(settings.model_repository)
+    except RepositoryError as error:
+        raise StageError(f"--model-repository cannot be used: {error}", retry=False) from error
     if place.scheme == "file":
+        _check_path(place)
         return _logged(MountedStore(place.path, place.location), "mounted")
     if place.scheme in ("webhdfs", "swebhdfs"):
         return _webhdfs(settings, place, (f"{'https' if place.scheme == 'swebhdfs' else 'http'}://{place.authority}",))
@@ -82,6 +56,13 @@ def open_store(settings: AgentSettings, environ: Mapping[str, str] | None = None
         return _native(settings, place, authority, conf)
     except HadoopConfError as error:
         raise StageError(f"{place.location} cannot be found: {error}", retry=False) from error
+
+
+def _check_path(place: Place) -> None:
+    try:
+        check_plain(place.path)
+    except RepositoryError as error:
+        raise StageError(f"--model-repository {place.location!r} cannot be used in place: {error}", retry=False) from error
 
 
 def _configuration(settings: AgentSettings, environ: Mapping[str, str]) -> HadoopConf:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tarn_agent.core.model import FileStatus
+from tarn_agent.core.plan import is_cache
 from tarn_agent.ports import StageError
 from tarn_agent.stores.bounded import bounded
 
@@ -50,6 +51,8 @@ class MountedStore:
         with os.scandir(directory) as entries:
             for entry in sorted(entries, key=lambda each: each.name):
                 path = prefix + entry.name
+                if is_cache(entry.name):
+                    continue
                 if entry.is_dir():
                     yield FileStatus(path, 0, "", directory=True)
                     yield from self._walk(directory / entry.name, path + "/", depth + 1)

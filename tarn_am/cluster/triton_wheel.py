@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tarn_am.ports import ClusterError
+from tarn_common.repository import RepositoryError, check_plain
 
 _WHEEL = "nvidia-pytriton"
 _FIX = 'pip install "tarn[local]"'
@@ -37,6 +38,7 @@ class TritonRuntime:
 
 def prepare(cache_dir: Path) -> TritonRuntime:
     """Makes the back-end directory below `cache_dir` where it is not there yet. Raises ClusterError with the fix; nothing is retried."""
+    _check_path(cache_dir)
     wheel = _wheel()
     _check_numpy()
     home = Path(str(wheel.locate_file("pytriton/tritonserver")))
@@ -54,6 +56,15 @@ def prepare(cache_dir: Path) -> TritonRuntime:
             "PATH": f"{Path(sys.executable).parent}:{_DEFAULT_PATH}",
         }
     )
+
+
+def _check_path(cache_dir: Path) -> None:
+    try:
+        check_plain(str(cache_dir))
+    except RepositoryError as error:
+        raise ClusterError(
+            f"Triton's back ends cannot be put into {str(cache_dir)!r}: {error}; TARN_CACHE_DIR names it", retry=False
+        ) from error
 
 
 def _wheel() -> metadata.Distribution:

@@ -106,7 +106,26 @@ class TestChoosing:
             choose([file("m/config.pbtxt")], (), PLACE, strict=False)
 
 
+class TestNamesThatAShellWouldExecute:
+    @pytest.mark.parametrize("name", ["m$(touch x)", "a b", "é", "-m", ".m", "a;b", "a\n"])
+    def test_are_refused_with_the_model_and_the_fix(self, name: str) -> None:
+        listing = [*GOOD, file(f"{name}/1/model.py")]
+        said = refused(listing)
+        assert f"the model {name!r} cannot be served" in said
+        assert "rename its directory" in said
+        assert choose(listing, ("a",), PLACE) == ("a",)
+        with pytest.raises(PlanError, match="rename its directory"):
+            make_plan(listing, ("e",), PLACE, also={name})
+
+    def test_plain_ones_pass(self) -> None:
+        assert choose([file("a.b-c_D9/1/x"), file("_x/1/x"), file("9/1/x")], (), PLACE) == ("9", "_x", "a.b-c_D9")
+
+
 class TestPlan:
+    def test_has_none_of_pythons_caches(self) -> None:
+        plan = make_plan([*GOOD, file("a/1/__pycache__/model.pyc"), directory("a/1/__pycache__")], ("a",), PLACE)
+        assert plan == make_plan(GOOD, ("a",), PLACE)
+
     def test_has_the_models_and_nothing_else_with_the_largest_first(self) -> None:
         plan = make_plan(GOOD, ("a", "e"), PLACE)
         assert [each.path for each in plan.files] == ["a/1/model.onnx", "a/config.pbtxt", "e/config.pbtxt"]

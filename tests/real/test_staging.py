@@ -17,6 +17,7 @@ import pytest
 from tarn_agent.core.model import Progress
 from tarn_agent.ports import Staged, StageError
 from tarn_agent.staging import RepositoryStager
+from tarn_agent.stores.mounted import MountedStore
 from tarn_agent.stores.webhdfs import token_text
 from tarn_common import credentials
 from tarn_common.clock import SystemClock
@@ -407,6 +408,24 @@ class TestInPlace:
             staged = await stage(tmp_path, url, TARN_MODELS="b")
             assert (staged.path, staged.models, staged.in_place) == (str(tmp_path / "nfs"), ("b",), True)
         assert not (tmp_path / "data").exists()
+
+    async def test_a_path_that_triton_would_hand_to_a_shell_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "my models" / "a" / "1").mkdir(parents=True)
+        with pytest.raises(StageError, match=r"cannot be used in place: it holds ' '.*use a path of letters"):
+            await stage(tmp_path, str(tmp_path / "my models"))
+
+    async def test_so_is_a_model_that_an_ensemble_would_bring(self, tmp_path: Path) -> None:
+        models = tmp_path / "models"
+        for name in ("e", "m$(id)"):
+            (models / name / "1").mkdir(parents=True)
+            (models / name / "config.pbtxt").write_text('ensemble_scheduling { step [ { model_name: "m$(id)" } ] }')
+        with pytest.raises(StageError, match=r"the model .m.*. cannot be served.*rename its directory"):
+            await stage(tmp_path, str(models), TARN_MODELS="e")
+
+    async def test_pythons_caches_are_not_looked_at(self, tmp_path: Path) -> None:
+        (tmp_path / "a" / "1" / "__pycache__").mkdir(parents=True)
+        (tmp_path / "a" / "1" / "__pycache__" / "model.pyc").write_bytes(b"x")
+        assert [entry.path for entry in MountedStore(str(tmp_path), "here").listing(10.0)] == ["a", "a/1"]
 
 
 class TestTheAddress:

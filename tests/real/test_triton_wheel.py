@@ -38,6 +38,11 @@ class TestPrepare:
         assert "not found" not in linked.stdout
         assert f"libpython{sys.version_info.major}.{sys.version_info.minor}" in linked.stdout
 
+    def test_a_cache_that_a_shell_would_take_apart_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ClusterError, match=r"it holds ' ', and Triton's Python back end hands the path to a shell: .*TARN_CACHE_DIR"):
+            prepare(tmp_path / "my cache")
+        assert list(tmp_path.iterdir()) == []
+
     def test_is_made_once(self, tmp_path: Path) -> None:
         first = backends(prepare(tmp_path))
         made = first.stat().st_ino
