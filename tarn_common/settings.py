@@ -7,9 +7,10 @@ the parser, the error messages, the command line's options and the README's tabl
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from enum import Enum
 from typing import Any, TypeVar
@@ -68,12 +69,15 @@ def load(cls: type[T], environ: Mapping[str, str], given: Mapping[str, Any] | No
 
 
 def parse(value: Any, kind: Any, source: str) -> Any:
-    """A text (or an already typed value) as `kind`: str, int, float, bool, an Enum by value, tuple[str, ...], or any of these | None."""
+    """A text (or an already typed value) as `kind`: str, int, float, bool, an Enum by value, tuple[str, ...], or any of these | None.
+
+    A list's text has commas between its items, and blanks around them do not count; or it is a JSON list, for items with either.
+    A list that is given as one is taken word for word.
+    """
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         kind = next(arm for arm in typing.get_args(kind) if arm is not type(None))
     if typing.get_origin(kind) is tuple:
-        parts: Iterable[str] = value.split(",") if isinstance(value, str) else value
-        return tuple(part.strip() for part in parts if part.strip())
+        return _listed(value, source) if isinstance(value, str) else tuple(value)
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -85,6 +89,19 @@ def parse(value: Any, kind: Any, source: str) -> Any:
         return kind(text)
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{source}={value!r} is not {_wanted(kind)}") from error
+
+
+def _listed(text: str, source: str) -> tuple[str, ...]:
+    if not text.lstrip().startswith("["):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        # Not shown: among variables for a program there may be secrets.
+        raise SettingsError(f'{source} begins with \'[\' and is not a JSON list of texts: give ["…", "…"], or items with commas between')
+    return tuple(found)
 
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}

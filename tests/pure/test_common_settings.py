@@ -52,6 +52,21 @@ class TestWhereValuesComeFrom:
         assert (found.names, found.colour, found.limit) == (("a", "b", "c"), Colour.BLUE, 4)
 
 
+class TestLists:
+    def test_one_that_is_given_is_taken_word_for_word(self) -> None:
+        given = ("A= two, words ", "", " B=")
+        assert load(Sample, {"T_NEEDED": "x"}, {"names": given}).names == given
+
+    def test_a_text_may_be_a_json_list(self) -> None:
+        assert load(Sample, {"T_NEEDED": "x", "T_NAMES": '["A=1,2 ", "B=\\u00e4"]'}).names == ("A=1,2 ", "B=ä")
+
+    @pytest.mark.parametrize("text", ["[A=secret", '["A=secret", 1]', '["A=secret"] x'])
+    def test_one_that_is_none_is_named_and_not_shown(self, text: str) -> None:
+        with pytest.raises(SettingsError, match=r"T_NAMES begins with '\[' and is not a JSON list") as refusal:
+            load(Sample, {"T_NEEDED": "x", "T_NAMES": text})
+        assert "secret" not in str(refusal.value)
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("environ", "words"),
@@ -121,6 +136,8 @@ class TestAgentSettings:
             ("CONTAINER_ID", "container_1"),
             ("TARN_MODEL_FAILURE", "lenient"),
             ("TARN_ZK_AUTH", "kerberos"),
+            ("TARN_DATA_DIR", "/my data"),
+            ("TARN_TRITON_BACKENDS", "/b$(id)"),
         ],
     )
     def test_a_value_that_is_none_is_named(self, name: str, value: str) -> None:
