@@ -26,6 +26,15 @@ _REFUSED = {
 }
 
 
+_FLAGS = {
+    "TARN_MODEL_REPOSITORY": "--model-repository",
+    "TARN_MODELS": "--models",
+    "TARN_AM": "--address",
+    "TARN_ZK_ENSEMBLE": "--zk-ensemble",
+    "TARN_ZK_PATH": "--zk-path",
+}
+
+
 class LaunchError(ValueError):
     """A setting that cannot travel into a container: names the setting, the value and the fix."""
 
@@ -148,7 +157,8 @@ def checked(environ: Mapping[str, str]) -> dict[str, str]:
         if not _NAME.fullmatch(name) or not _SAFE.fullmatch(value):
             bad = next((character for character in value if not _SAFE.fullmatch(character)), name)
             raise LaunchError(
-                f"{name}={value!r} holds {bad!r}, and a container's launch script may execute it: use letters, digits and _./:=,@%+- only"
+                f"{_given_as(name, value)}={value!r} holds {bad!r}, and a container's launch script may execute it:"
+                " use letters, digits and _./:=,@%+- only"
             )
     size = sum(len(name) + len(value) + 2 for name, value in environ.items())
     if size > MAX_ENVIRONMENT_BYTES:
@@ -156,6 +166,13 @@ def checked(environ: Mapping[str, str]) -> dict[str, str]:
             f"the containers' environment has {size} bytes, and more than {MAX_ENVIRONMENT_BYTES} do not fit: shorten --env or --triton-args"
         )
     return dict(environ)
+
+
+def _given_as(name: str, value: str) -> str:
+    """The flag that a person would change; a variable that comes of none stays itself."""
+    if name == "TARN_RENDEZVOUS":
+        return "--staging-dir, where the record is," if "://" in value else "--state-dir, where the record is,"
+    return _FLAGS.get(name, name)
 
 
 def _encoded(value: object) -> str:

@@ -83,8 +83,14 @@ def test_every_value_is_of_the_safe_alphabet_whatever_the_user_gave() -> None:
 
 @pytest.mark.parametrize("path", ["/models/$(id)", "/my models", '/a"b', "/a`b`", "/a\nb", "/modèles"])
 def test_a_repository_that_a_launch_script_would_execute_is_refused_by_name(path: str) -> None:
-    with pytest.raises(launch.LaunchError, match="TARN_MODEL_REPOSITORY"):
+    with pytest.raises(launch.LaunchError, match="--model-repository="):
         launch.environment(APPLICATION, AmSettings(model_repository=path), MEETING)
+
+
+@pytest.mark.parametrize(("rendezvous", "flag"), [("/my state/am.json", "--state-dir"), ("hdfs://nn/my staging/am.json", "--staging-dir")])
+def test_a_state_directory_is_named_by_what_the_user_gave(rendezvous: str, flag: str) -> None:
+    with pytest.raises(launch.LaunchError, match=f"^{flag}"):
+        launch.environment(APPLICATION, AmSettings(model_repository="/m"), launch.Meeting(HostPort("n", 1), rendezvous))
 
 
 @pytest.mark.parametrize(
