@@ -63,6 +63,12 @@ def command(ctx: click.Context, /, **given: Any) -> int:
         if name in given:
             raise CommandError(Outcome.USAGE, f"--{name} is of no use here", "`tarn local` is the Application Master")
     settings = load(AmSettings, {**given, "model_repository": _repository(given)})
+    if settings.max_instances > 1 and (settings.port or settings.grpc_port or settings.metrics_port):
+        raise CommandError(
+            Outcome.USAGE,
+            "one machine gives a fixed --port, --grpc-port or --metrics-port to one instance",
+            "add --max-instances 1, or leave it out",
+        )
     try:
         user_environment(settings.env, "--env" if given.get("env") else "TARN_ENV")
         directory = state_directory(settings.name, given.get("state_dir") or os.environ.get("TARN_STATE_DIR", ""))

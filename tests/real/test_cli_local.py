@@ -72,6 +72,24 @@ async def locals_(tmp_path: Path) -> AsyncIterator[Locals]:
             await process.wait()
 
 
+class TestWhatAContainerCouldNotBeTold:
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (("--state-dir", "{home}/my state"), "--state-dir='{home}/my state' cannot be used: it holds ' '"),
+            (("--model-repository", "{home}/my models"), "--model-repository='{home}/my models': it holds ' '"),
+            (("--model-repository", "s3://bucket/models"), "--model-repository='s3://bucket/models': it cannot be staged: give hdfs://"),
+            (("--zk-path", "/été"), "--zk-path='/été': it holds 'é'"),
+        ],
+    )
+    async def test_is_refused_by_its_flag_and_leaves_nothing(self, locals_: Locals, arguments: tuple[str, ...], told: str) -> None:
+        home = str(locals_.home)
+        ran = await command.ended(await locals_.start(*(text.replace("{home}", home) for text in arguments)))
+        assert ran.status == Outcome.USAGE
+        assert told.replace("{home}", home) in ran.err
+        assert [path.name for path in locals_.home.iterdir()] == ["models"]
+
+
 class TestItBegins:
     async def test_says_where_it_is_and_the_verbs_find_it(self, locals_: Locals) -> None:
         _, lines = await locals_.up()
@@ -152,6 +170,13 @@ class TestOnlyOneAtATime:
             json.loads((await tarn(locals_.home, "status", "--json", *more)).out)["application_id"] for more in ((), ("--name", "second"))
         ]
         assert ids[0] != ids[1]
+
+    @pytest.mark.parametrize("flag", ["--port", "--grpc-port", "--metrics-port"])
+    async def test_a_fixed_port_for_several_instances_is_refused(self, locals_: Locals, flag: str) -> None:
+        ran = await command.ended(await locals_.start(flag, "8000"))
+        assert ran.status == Outcome.USAGE
+        assert "add --max-instances 1" in ran.err
+        await locals_.up(flag, "8000", "--max-instances", "1")
 
     async def test_a_port_that_is_taken_is_one_line_with_the_fix(self, locals_: Locals) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
