@@ -36,7 +36,7 @@ def test_anything_else_is_named_with_the_fix(text: str, told: str) -> None:
 
 
 def test_a_znodes_path_is_named_too() -> None:
-    with pytest.raises(SettingsError, match="^TARN_ZK_PATH='/a b': it holds ' '"):
+    with pytest.raises(SettingsError, match=r"^TARN_ZK_PATH='/a b': it holds ' '"):
         load(AmSettings, {"TARN_MODEL_REPOSITORY": "/m", "TARN_ZK_PATH": "/a b"})
 
 
