@@ -43,7 +43,7 @@ class AmSettings:
     zk_auth: str = setting(
         "", doc="how the --zk-digest-file is used: digest or sasl (DIGEST-MD5); empty: digest", env="TARN_ZK_AUTH", check=check_scheme
     )
-    token_file: str = setting("", doc="file with the API token; empty: the API is open to whoever reaches it", env="TARN_TOKEN_FILE")
+    token_file: str = setting("", doc="file with the API token; empty: one is made in the state directory", env="TARN_TOKEN_FILE")
     report_interval_s: float = setting(1.0, doc="between two reports of an agent", env="TARN_REPORT_INTERVAL_S", unit="s", low=0.1, high=60)
     lease_s: float = setting(600.0, doc="an agent that hears of no AM for so long drains and ends", env="TARN_LEASE_S", unit="s", low=5)
     launch_deadline_s: float = setting(120.0, doc="from launch to the agent's first hello", env="TARN_LAUNCH_DEADLINE_S", unit="s", low=1)
