@@ -61,6 +61,9 @@ def phase(turn: Turn, container: ContainerId, report: Report) -> None:
 def _say(turn: Turn, member: Member, report: Report, *, restarted: bool, first: bool) -> None:
     instance = member.instance
     truth = member.said if _muted(member) and member.said is not None else instance.phase
+    if truth.is_over and report.phase is truth:
+        # Said in the hello and again as a change: it is no news.
+        return
     try:
         lifecycle.check(truth, report.phase, restarted=restarted)
         if report.phase is Phase.READY and report.endpoint is None:
