@@ -49,7 +49,6 @@ log = structlog.get_logger(__name__)
 
 _PATIENCE_S = 10.0
 _FAREWELL_S = 5.0
-_SAID_AGAIN_S = (1.0, 5.0)
 
 
 class Unfit(Exception):
@@ -187,11 +186,7 @@ async def _kept_target(brief: Brief, mirror: Mirror) -> int | None:
 
 
 def _show(cluster: YarnCluster, brief: Brief, record: Rendezvous) -> None:
-    where = Presence(brief.node, record.http)
-    cluster.show(where)
-    # Said again: what is said while a heartbeat waits for its answer may be taken for said with it.
-    for delay_s in _SAID_AGAIN_S:
-        asyncio.get_running_loop().call_later(delay_s, cluster.show, where)
+    cluster.show(Presence(brief.node, record.http))
     log.info("application_master_answers", http=record.http, agents=str(record.agents))
 
 

@@ -161,6 +161,21 @@ class TestAnEnd:
             assert not any(isinstance(event, Completed) for event in life.events)
 
 
+class TestWhereItIsShown:
+    async def test_what_is_shown_while_a_request_is_under_way_is_said_with_the_next(self) -> None:
+        rm = SimulatedRm({"a": 1})
+        life = Life(rm)
+        await life.master.register(10.0)
+        saying = asyncio.create_task(life.master.say(yarn_services_pb2.AllocateRequestProto()))
+        await asyncio.sleep(0)
+        life.master.show(Presence("a", "http://a:8888"))
+        await saying
+        assert rm.urls == []
+        await life.master.say(yarn_services_pb2.AllocateRequestProto())
+        await life.master.say(yarn_services_pb2.AllocateRequestProto())
+        assert rm.urls == ["http://a:8888"]
+
+
 class TestAMany:
     async def test_hundreds_are_placed_one_a_node(self) -> None:
         rm = SimulatedRm({f"n{number}": 1 for number in range(300)})
@@ -210,7 +225,8 @@ class TestASecondProcess:
             first.ask("a")
             await eventually(lambda: first.answered() == {"a"}, "it is answered")
             rm.end(1, 7, "heard by nobody")
-            rm.lost_after = set(range(rm.calls + 1, rm.calls + 10_000))
+            # The call that is under way included.
+            rm.lost_after = set(range(rm.calls, rm.calls + 10_000))
             await eventually(lambda: not rm._completed, "the answer is under way")
         rm.lost_after = set()
         second = Life(rm)

@@ -40,6 +40,7 @@ class SimulatedRm:
         self.released: list[int] = []
         self.most_at_once: Counter[str] = Counter()
         self.logins: list[Login] = []
+        self.urls: list[str] = []
         self._completed: list[yarn_pb2.ContainerStatusProto] = []
         self.restart()
 
@@ -91,6 +92,8 @@ class SimulatedRm:
             raise RemoteError(f"{_YARN}InvalidApplicationMasterRequestException", text)
         if request.scheduling_requests and not self.takes_tags:
             raise RemoteError(f"{_YARN}YarnException", "Found non empty SchedulingRequest …cannot handle placement constraints. Rejecting")
+        if request.tracking_url:
+            self.urls.append(request.tracking_url)
         # What an allocate brings is from before it: its own asks are served by the next one at the earliest.
         answer = yarn_services_pb2.AllocateResponseProto(response_id=self.last_id + 1, num_cluster_nodes=len(self.room))
         answer.allocated_containers.extend(self._deliveries())

@@ -128,7 +128,9 @@ class MasterService:
                 self._unanswered = None
             raise
         self._well(began)
-        self._unanswered, self._response_id, self._url_due = None, answer.response_id, False
+        self._unanswered, self._response_id = None, answer.response_id
+        # One that was shown while this request waited for its answer was not said with it.
+        self._url_due = self._url_due and request.tracking_url != self._presence.tracking_url
         if answer.HasField("am_rm_token"):
             self._roll(answer.am_rm_token)
         return answer
