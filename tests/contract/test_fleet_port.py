@@ -15,7 +15,7 @@ from tarn_am.ports import BadRequest, CommandFailed, Fleet, ModelAction, NotConn
 from tarn_common.ids import ContainerId
 from tests.rigs.fake_fleet import FakeFleet, container, fleet_view, ready
 from tests.rigs.supervised import MemoryAgents, supervised
-from tests.rigs.until import until
+from tests.rigs.wait import eventually
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class TestTheView:
             seen.setdefault(view.version, set()).add(view.at)
             return any(len(times) > 1 for times in seen.values())
 
-        await until(newer_though_unchanged, "two views of one version, one newer than the other", 15)
+        await eventually(newer_though_unchanged, "two views of one version, one newer than the other", 15)
 
 
 class TestWaitingForAChange:

@@ -22,7 +22,7 @@ from tarn_am.settings import AmSettings
 from tarn_common.ids import ContainerId
 from tests.rigs.fake_fleet import APPLICATION, FakeFleet, SetClock, container, large_view, ready
 from tests.rigs.raw_http import Answer, RawHttp
-from tests.rigs.until import until
+from tests.rigs.wait import eventually
 
 pytestmark = pytest.mark.real
 TOKEN = "sesame-0123456789"
@@ -164,7 +164,7 @@ class TestWatchingTheList:
 
     async def test_answers_when_the_list_changes(self, closed: Api) -> None:
         waiting = asyncio.ensure_future(closed.get("/instances?watch=am1-1&timeout=300", WITH))
-        await until(lambda: closed.server.waiting == 1, "the poll waits")
+        await eventually(lambda: closed.server.waiting == 1, "the poll waits")
         closed.fleet.change(verdict="something else")
         closed.fleet.change(instances=(ready(1),))
         answer = await waiting
@@ -180,7 +180,7 @@ class TestWatchingTheList:
         adopted = ready(2, phase=Phase.LAUNCHED, asked_at=closed.fleet.view().started_at - 9, incarnation="")
         known = closed.fleet.change(instances=(ready(1), adopted)).listing_version
         waiting = asyncio.ensure_future(closed.get(f"/instances?watch={known}&timeout=300", WITH))
-        await until(lambda: closed.server.waiting == 1, "the poll waits")
+        await eventually(lambda: closed.server.waiting == 1, "the poll waits")
         closed.fleet.change(instances=(ready(1), replace(adopted, incarnation="agent2", phase=Phase.UNREADY)))
         answer = await waiting
         assert (answer.headers["x-tarn-version"], answer.headers["x-tarn-complete"]) == (known, "true")
@@ -195,14 +195,14 @@ class TestWatchingTheList:
     async def test_ends_when_the_client_goes(self, closed: Api) -> None:
         connection = await closed.connect()
         await connection.send(f"GET /instances?watch=am1-1&timeout=300 HTTP/1.1\r\nHost: x\r\n{WITH}\r\n\r\n".encode())
-        await until(lambda: closed.server.waiting == 1, "the poll waits")
+        await eventually(lambda: closed.server.waiting == 1, "the poll waits")
         await connection.close()
-        await until(lambda: closed.server.waiting == 0, "the poll ended with its client")
+        await eventually(lambda: closed.server.waiting == 0, "the poll ended with its client")
 
     async def test_leaves_connections_for_others(self) -> None:
         async with Api(None, max_connections=8) as api:
             waiting = [asyncio.ensure_future(api.get("/instances?watch=am1-1&timeout=300")) for _ in range(6)]
-            await until(lambda: api.server.waiting == 6, "six polls wait")
+            await eventually(lambda: api.server.waiting == 6, "six polls wait")
             answer = await api.get("/instances?watch=am1-1&timeout=300")
             assert "wait" in error(answer, 503)
             assert answer.headers["retry-after"] == "5"
@@ -364,7 +364,7 @@ class TestTheToken:
         for _ in range(7):
             await closed.get("/status", "X-TARN-Token: guess")
         closed.clock.now += 61
-        await until(lambda: re.search(r"count\W+6\b", re.sub(r"\x1b\[\d*m", "", logged.text)), "the count is told")
+        await eventually(lambda: re.search(r"count\W+6\b", re.sub(r"\x1b\[\d*m", "", logged.text)), "the count is told")
 
 
 class TestWithoutAToken:
@@ -463,7 +463,7 @@ class TestLogs:
     async def test_end_at_the_agent_when_the_client_goes(self, closed: Api) -> None:
         connection = await closed.connect()
         await connection.send(f"GET /logs/{container(1)}?follow=true HTTP/1.1\r\nHost: x\r\n{WITH}\r\n\r\n".encode())
-        await until(lambda: closed.fleet.tails_open == 1, "the tail is open")
+        await eventually(lambda: closed.fleet.tails_open == 1, "the tail is open")
         await connection.close()
         await asyncio.wait_for(closed.fleet.tails_ended.wait(), 30)
 
@@ -489,7 +489,7 @@ class TestLogs:
                 await asyncio.sleep(0.2)
                 return before == taken
 
-            await until(stands_still, "the tail waits for its reader")
+            await eventually(stands_still, "the tail waits for its reader")
             assert taken * 10_000 < 64 << 20
             assert (await api.get("/health")).status == 200
 
@@ -709,7 +709,7 @@ class TestSlowAndManyClients:
         assert (await used.ask("GET", "/health")).status == 200
         await used.send(b"GET /he")
         waiting = asyncio.ensure_future(closed.get("/instances?watch=am1-1&timeout=300", WITH))
-        await until(lambda: closed.server.waiting == 1, "the poll waits")
+        await eventually(lambda: closed.server.waiting == 1, "the poll waits")
         closed.clock.now += 11
         for connection in (*connections, used):
             assert await connection.end() == b""
@@ -729,11 +729,11 @@ class TestSlowAndManyClients:
             following = [await api.connect() for _ in range(8)]
             for connection in following:
                 await connection.send(f"GET /logs/{container(1)}?follow=true HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            await until(lambda: api.fleet.tails_open == 8, "all are in use")
+            await eventually(lambda: api.fleet.tails_open == 8, "all are in use")
             assert await (await api.connect()).end() == b""
             assert "http_connections_refused" in logged.text
             await following[0].close()
-            await until(lambda: api.fleet.tails_open == 7, "one is free")
+            await eventually(lambda: api.fleet.tails_open == 7, "one is free")
             assert (await api.get("/health")).status == 200
 
     async def test_two_thousand_idle_connections_disturb_nobody(self, closed: Api) -> None:
@@ -789,9 +789,9 @@ class TestClosing:
             waiting = await api.connect()
             await waiting.send(b"GET /instances?watch=am1-1&timeout=300 HTTP/1.1\r\nHost: x\r\n\r\n")
             await taken.wait()
-            await until(lambda: api.server.waiting == 1, "the poll waits")
+            await eventually(lambda: api.server.waiting == 1, "the poll waits")
             closing = asyncio.ensure_future(api.server.close())
-            await until(lambda: api.server.waiting == 0, "the poll ended")
+            await eventually(lambda: api.server.waiting == 0, "the poll ended")
             go_on.set()
             assert (await order).status == 202
             await closing

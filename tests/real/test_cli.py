@@ -23,7 +23,7 @@ from tests.rigs import command
 from tests.rigs.command import Ran, on_terminal, tarn
 from tests.rigs.fake_fleet import APPLICATION, FakeFleet, SetClock, container, fleet_view, ready, staging
 from tests.rigs.secrets import planted
-from tests.rigs.until import until
+from tests.rigs.wait import eventually
 from tests.rigs.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.real
@@ -170,7 +170,7 @@ class TestScale:
 
     async def test_somebody_else_who_sets_another_target(self, am: Am) -> None:
         process = await am.start("scale", "3", "--wait")
-        await until(lambda: am.fleet.orders, "the order")
+        await eventually(lambda: am.fleet.orders, "the order")
         await am.fleet.scale(5, "somebody")
         assert (await command.ended(process)).status == Outcome.FAILED
 
@@ -191,7 +191,7 @@ class TestDrain:
     @pytest.mark.parametrize(("phase", "status"), [(Phase.STOPPED, Outcome.OK), (Phase.FAILED, Outcome.FAILED)])
     async def test_waits_for_its_end_and_says_which_end_it_was(self, am: Am, phase: Phase, status: Outcome) -> None:
         process = await am.start("drain", "2", "--wait")
-        await until(lambda: am.fleet.orders, "the order")
+        await eventually(lambda: am.fleet.orders, "the order")
         am.fleet.change(instances=(ready(1),), ended=(ready(2, phase=phase, reason="its node went away"),))
         ran = await command.ended(process)
         assert ran.status == status
@@ -266,7 +266,7 @@ class TestStop:
 
     async def test_waits_until_the_application_master_is_gone(self, am: Am) -> None:
         process = await am.start("stop")
-        await until(lambda: am.fleet.orders, "the order")
+        await eventually(lambda: am.fleet.orders, "the order")
         await am.server.close()
         ran = await command.ended(process)
         assert (ran.status, ran.out) == (Outcome.OK, "the application has ended\n")
@@ -290,7 +290,7 @@ class TestWhereTheApplicationMasterIs:
         keeper.start()
         try:
             keeper.keep(am_path(path, APPLICATION), Rendezvous(HostPort("127.0.0.1", 1), am.url, "am1").encode())
-            await until(lambda: keeper.stands(am_path(path, APPLICATION)), "the znode")
+            await eventually(lambda: keeper.stands(am_path(path, APPLICATION)), "the znode")
             where = ("--zk-ensemble", zookeeper.connect, "--zk-path", path, "--token-file", str(am.state_dir / "token"))
             for more in ((), ("--application", APPLICATION)):
                 ran = await am.tarn("instances", "--addresses", *where, *more)

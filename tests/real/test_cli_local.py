@@ -20,7 +20,7 @@ from tarn_am.cli.outcome import Outcome
 from tests.rigs import command
 from tests.rigs.command import Ran, tarn
 from tests.rigs.secrets import planted
-from tests.rigs.until import until
+from tests.rigs.wait import eventually
 
 pytestmark = pytest.mark.real
 
@@ -272,7 +272,7 @@ class TestInTheBackground:
         pid = int(ran.out.partition("(pid ")[2].partition(")")[0])
         assert psutil.pid_exists(pid)
         assert (await tarn(locals_.home, "stop")).status == Outcome.OK
-        await until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
+        await eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
 
     async def test_a_start_that_fails_is_one_line_too(self, locals_: Locals) -> None:
         first, _ = await locals_.up()

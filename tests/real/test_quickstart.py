@@ -17,7 +17,7 @@ import pytest
 
 from scripts.firstrun import wait_for
 from tests.rigs.command import Ran
-from tests.rigs.until import until
+from tests.rigs.wait import eventually
 
 pytestmark = pytest.mark.real
 QUICKSTART = Path(__file__).parents[2] / "scripts" / "quickstart"
@@ -120,4 +120,4 @@ class TestUntilItIsEnded:
     async def test_a_kill_leaves_nothing_running(self, quickstart: Quickstart) -> None:
         process = await quickstart.serving()
         process.kill()
-        await until(lambda: not quickstart.running(), "everything that it started ends by itself")
+        await eventually(lambda: not quickstart.running(), "everything that it started ends by itself")

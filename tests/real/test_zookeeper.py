@@ -23,7 +23,7 @@ from tarn_common.endpoint import parse_ensemble
 from tarn_common.zk_login import parse_login
 from tarn_common.zk_session import decode_session
 from tarn_common.zookeeper import ZooKeeper
-from tests.rigs.until import until
+from tests.rigs.wait import eventually
 from tests.rigs.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.real
@@ -50,7 +50,7 @@ async def ours(zookeeper: ZooKeeperServer) -> AsyncIterator[ZooKeeper]:
 
 
 async def standing(zk: ZooKeeper, path: str) -> None:
-    await until(lambda: zk.stands(path), f"{path} stands")
+    await eventually(lambda: zk.stands(path), f"{path} stands")
 
 
 def end_session(server: ZooKeeperServer, session_file: Path) -> None:
@@ -78,7 +78,7 @@ class TestZnodeThatMustStand:
         await standing(ours, f"{zk_path}/a")
         born = eye.exists(f"{zk_path}/a").czxid
         ours.keep(f"{zk_path}/a", b"host:2")
-        await until(lambda: eye.get(f"{zk_path}/a")[0] == b"host:2", "the data is the new one")
+        await eventually(lambda: eye.get(f"{zk_path}/a")[0] == b"host:2", "the data is the new one")
         assert eye.exists(f"{zk_path}/a").czxid == born
 
     async def test_a_drop_is_confirmed(self, ours: ZooKeeper, eye: Any, zk_path: str) -> None:
@@ -127,13 +127,13 @@ class TestSomebodyElsesHand:
         ours.keep(f"{zk_path}/a", b"host:1")
         await standing(ours, f"{zk_path}/a")
         eye.delete(f"{zk_path}/a")
-        await until(lambda: eye.exists(f"{zk_path}/a"), "it is back")
+        await eventually(lambda: eye.exists(f"{zk_path}/a"), "it is back")
 
     async def test_changed_data_is_put_right(self, ours: ZooKeeper, eye: Any, zk_path: str) -> None:
         ours.keep(f"{zk_path}/a", b"host:1")
         await standing(ours, f"{zk_path}/a")
         eye.set(f"{zk_path}/a", b"nonsense")
-        await until(lambda: eye.get(f"{zk_path}/a")[0] == b"host:1", "the data is ours again")
+        await eventually(lambda: eye.get(f"{zk_path}/a")[0] == b"host:1", "the data is ours again")
 
     async def test_the_znode_of_a_dead_session_is_replaced(self, ours: ZooKeeper, eye: Any, zk_path: str) -> None:
         eye.create(f"{zk_path}/a", b"old:1", ephemeral=True, makepath=True)
@@ -149,7 +149,7 @@ class TestSomebodyElsesHand:
         for number, owner in enumerate(owners):
             owner.start()
             owner.keep(path, b"owner:%d" % (number + 1))
-        await until(lambda: eye.exists(zk_path) and eye.exists(zk_path).cversion >= 6, "the znode changed hands")
+        await eventually(lambda: eye.exists(zk_path) and eye.exists(zk_path).cversion >= 6, "the znode changed hands")
         await asyncio.sleep(1.0)
         assert eye.exists(zk_path).cversion < 40
         for owner in owners:
@@ -167,7 +167,7 @@ class TestSessionThatExpired:
         await standing(zk, f"{zk_path}/a")
         before = eye.exists(f"{zk_path}/a").ephemeralOwner
         await asyncio.to_thread(end_session, zookeeper, kept)
-        await until(lambda: (found := eye.exists(f"{zk_path}/a")) and found.ephemeralOwner != before, "a new session owns it")
+        await eventually(lambda: (found := eye.exists(f"{zk_path}/a")) and found.ephemeralOwner != before, "a new session owns it")
         await zk.close()
 
     async def test_a_znode_no_longer_wanted_stays_away(self, zookeeper: ZooKeeperServer, eye: Any, zk_path: str, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ class TestSessionThatExpired:
         await zk.drop(f"{zk_path}/a")
         before = eye.exists(f"{zk_path}/b").ephemeralOwner
         await asyncio.to_thread(end_session, zookeeper, kept)
-        await until(lambda: (found := eye.exists(f"{zk_path}/b")) and found.ephemeralOwner != before, "the other one is back")
+        await eventually(lambda: (found := eye.exists(f"{zk_path}/b")) and found.ephemeralOwner != before, "the other one is back")
         assert eye.exists(f"{zk_path}/a") is None
         await zk.close()
 
@@ -248,8 +248,8 @@ class TestServerAway:
             zk.keep(f"{zk_path}/a", b"host:1")
             await standing(zk, f"{zk_path}/a")
             await asyncio.to_thread(own_zookeeper.stop)
-            await until(lambda: not zk.connected, "the loss is seen")
-            await until(lambda: not zk.stands(f"{zk_path}/a"), "the session's time is over")
+            await eventually(lambda: not zk.connected, "the loss is seen")
+            await eventually(lambda: not zk.stands(f"{zk_path}/a"), "the session's time is over")
             if forgets:
                 own_zookeeper.forget()
             await asyncio.to_thread(own_zookeeper.start)
@@ -267,12 +267,12 @@ class TestServerAway:
         zk.keep(f"{zk_path}/a", b"host:1")
         await standing(zk, f"{zk_path}/a")
         await asyncio.to_thread(own_zookeeper.kill)
-        await until(lambda: not zk.connected, "the loss is seen")
+        await eventually(lambda: not zk.connected, "the loss is seen")
         assert not await zk.drop(f"{zk_path}/a")
         zk.keep(f"{zk_path}/b", b"host:2")
         await asyncio.to_thread(own_zookeeper.start)
         await standing(zk, f"{zk_path}/b")
-        await until(lambda: zk.drop(f"{zk_path}/a"), "the drop is confirmed")
+        await eventually(lambda: zk.drop(f"{zk_path}/a"), "the drop is confirmed")
         assert await zk.children(zk_path) == ["b"]
         await zk.close()
 
@@ -290,7 +290,7 @@ class TestServerAway:
             zk = ZooKeeper(parse_ensemble("127.0.0.1:1,no-such-host.invalid:2181"), 1.0)
             zk.start()
             zk.keep(f"{zk_path}/a", b"host:1")
-            await until(lambda: [line for line in logs if line["log_level"] == "warning"], "it is told")
+            await eventually(lambda: [line for line in logs if line["log_level"] == "warning"], "it is told")
             assert not await zk.drop(f"{zk_path}/a")
             await zk.close()
         assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["zookeeper_unreachable"]
@@ -314,7 +314,7 @@ class TestWrongBytesOnThePort:
         zk = ZooKeeper(parse_ensemble(own_zookeeper.connect), 1.0)
         zk.start()
         zk.keep(f"{zk_path}/a", b"host:1")
-        await until(lambda: served >= 5, "all answers were given")
+        await eventually(lambda: served >= 5, "all answers were given")
         stranger.close()
         await stranger.wait_closed()
         await asyncio.to_thread(own_zookeeper.start)
@@ -337,7 +337,7 @@ class TestDigest:
         with pytest.raises(NoAuthError):
             eye.create(f"{zk_path}/mallory", b"mallory:1")
         zk.keep(f"{zk_path}/a", b"host:2")
-        await until(lambda: eye.get(f"{zk_path}/a")[0] == b"host:2", "the owner may change it")
+        await eventually(lambda: eye.get(f"{zk_path}/a")[0] == b"host:2", "the owner may change it")
         await zk.close()
 
     async def test_a_refusal_is_told_once_with_its_cause(self, zookeeper: ZooKeeperServer, zk_path: str) -> None:
@@ -349,7 +349,7 @@ class TestDigest:
             stranger = ZooKeeper(parse_ensemble(zookeeper.connect), SESSION_S)
             stranger.start()
             stranger.keep(f"{zk_path}/b", b"host:2")
-            await until(lambda: [line for line in logs if line["log_level"] == "warning"], "the refusal is told")
+            await eventually(lambda: [line for line in logs if line["log_level"] == "warning"], "the refusal is told")
             await stranger.close()
         await owner.close()
         told = [line for line in logs if line["log_level"] == "warning"]
@@ -365,17 +365,17 @@ class TestFollowing:
         follower.follow(path, seen.append)
         follower.start()
         owner.start()
-        await until(lambda: seen[-1:] == [None], "there is none")
+        await eventually(lambda: seen[-1:] == [None], "there is none")
         owner.keep(path, b"one")
-        await until(lambda: seen[-1] == b"one", "it came")
+        await eventually(lambda: seen[-1] == b"one", "it came")
         owner.keep(path, b"two")
-        await until(lambda: seen[-1] == b"two", "it changed")
+        await eventually(lambda: seen[-1] == b"two", "it changed")
         await asyncio.to_thread(own_zookeeper.kill)
         await asyncio.to_thread(own_zookeeper.start)
         owner.keep(path, b"three")
-        await until(lambda: seen[-1] == b"three", "it changed after the restart")
+        await eventually(lambda: seen[-1] == b"three", "it changed after the restart")
         await owner.close()
-        await until(lambda: seen[-1] is None, "it went")
+        await eventually(lambda: seen[-1] is None, "it went")
         await follower.close()
 
 

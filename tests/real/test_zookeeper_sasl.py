@@ -30,7 +30,7 @@ from tarn_common.settings import load
 from tarn_common.zk_login import SASL, parse_login
 from tarn_common.zookeeper import ZooKeeper
 from tests.real.test_zookeeper import end_session, standing
-from tests.rigs.until import until
+from tests.rigs.wait import eventually
 from tests.rigs.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.real
@@ -111,7 +111,7 @@ class TestOwner:
         eve.stop()
         eve.close()
         zk.keep(path, b"host:2")
-        await until(lambda: stranger.get(path)[0] == b"host:2", "the owner may change it")
+        await eventually(lambda: stranger.get(path)[0] == b"host:2", "the owner may change it")
         assert await zk.drop(path)
         await zk.close()
 
@@ -125,7 +125,7 @@ class TestOwner:
         await standing(zk, path)
         before = stranger.exists(path).ephemeralOwner
         await asyncio.to_thread(end_session, sasl_zookeeper, kept)
-        await until(lambda: (found := stranger.exists(path)) and found.ephemeralOwner != before, "a new session owns it")
+        await eventually(lambda: (found := stranger.exists(path)) and found.ephemeralOwner != before, "a new session owns it")
         await standing(zk, path)
         assert owners(stranger, path) == OURS
         await zk.close()
@@ -161,7 +161,7 @@ class TestFromTheSettings:
         presence.announce("node1:8000")
         beacon.light(Rendezvous(HostPort("node1", 5000), "http://node1:8888", "1"))
         for path in (instance_path(zk_path, container_id(settings.container_id)), am_path(zk_path, state.application_id)):
-            await until(functools.partial(stranger.exists, path), f"{path} stands")
+            await eventually(functools.partial(stranger.exists, path), f"{path} stands")
             assert owners(stranger, path) == OURS
         await presence.close()
         await beacon.close()
@@ -212,7 +212,7 @@ class TestProcessKilledAndStartedAgain:
         found = stranger.exists(path)
         assert (found.czxid, found.ephemeralOwner) == (born.czxid, born.ephemeralOwner)
         zk.keep(path, b"host:2")
-        await until(lambda: stranger.get(path)[0] == b"host:2", "it is still its own")
+        await eventually(lambda: stranger.get(path)[0] == b"host:2", "it is still its own")
         await zk.close()
         assert stranger.exists(path) is None
 
@@ -226,14 +226,16 @@ class TestRefusal:
             zk = ZooKeeper(parse_ensemble(server.connect), SESSION_S, login=LOGIN, session_file=kept)
             zk.start()
             zk.keep(path, b"host:1")
-            await until(lambda: any(line["log_level"] == "error" for line in logs), "it is told")
+            await eventually(lambda: any(line["log_level"] == "error" for line in logs), "it is told")
             await asyncio.sleep(1.0)
             assert not zk.connected
             assert not zk.stands(path)
             assert not await zk.drop(path)
             assert not kept.exists()
             assert 2 <= server.log().count("failed to SASL authenticate") <= 4
-            await until(lambda: not any(thread.name == "zookeeper" for thread in threading.enumerate()), "no refused client is left behind")
+            await eventually(
+                lambda: not any(thread.name == "zookeeper" for thread in threading.enumerate()), "no refused client is left behind"
+            )
             jaas(tmp_path, PASSWORD)
             zk.keep(path, b"host:2")
             await asyncio.to_thread(server.kill)
@@ -242,7 +244,7 @@ class TestRefusal:
             assert await zk.get(path) == b"host:2"
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
-            await until(lambda: any(line["event"] == "zookeeper_lost" for line in logs), "the restart is seen")
+            await eventually(lambda: any(line["event"] == "zookeeper_lost" for line in logs), "the restart is seen")
             await standing(zk, path)
             await zk.close()
         errors = [line for line in logs if line["log_level"] == "error"]
@@ -262,7 +264,7 @@ class TestRefusal:
             zk = ZooKeeper(parse_ensemble(zookeeper.connect), SESSION_S, login=LOGIN)
             zk.start()
             zk.keep(f"{zk_path}/a", b"host:1")
-            await until(lambda: any(line["log_level"] == "error" for line in logs), "it is told")
+            await eventually(lambda: any(line["log_level"] == "error" for line in logs), "it is told")
             await zk.close()
         assert "that the servers have SASL" in next(line["error"] for line in logs if line["log_level"] == "error")
         assert received() - before < 60

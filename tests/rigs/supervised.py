@@ -15,7 +15,7 @@ from tarn_common.clock import SystemClock
 from tarn_common.endpoint import Endpoint
 from tarn_common.ids import ContainerId
 from tests.rigs.fake_fleet import APPLICATION, container
-from tests.rigs.until import until
+from tests.rigs.wait import eventually
 
 
 class MemoryCluster:
@@ -110,7 +110,7 @@ async def supervised(wanted: int) -> AsyncIterator[tuple[Supervisor, MemoryAgent
     await supervisor.adopt()
     loop = asyncio.ensure_future(supervisor.run())
     try:
-        await until(lambda: supervisor.view().counts.ready == wanted, f"{wanted} instances are READY")
+        await eventually(lambda: supervisor.view().counts.ready == wanted, f"{wanted} instances are READY")
         yield supervisor, agents
     finally:
         loop.cancel()
