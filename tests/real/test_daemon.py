@@ -280,7 +280,7 @@ class TestAStartThatFails:
     @pytest.mark.parametrize(
         ("given", "told"),
         [
-            ({"model_repository": "/models/$(id)"}, "TARN_MODEL_REPOSITORY"),
+            ({"model_repository": "/models/$(id)"}, "--model-repository="),
             ({"token_file": "/nowhere/token"}, "--token-file=/nowhere/token cannot be read"),
             ({"agent_port": 1, "bind": "192.0.2.1"}, "192.0.2.1"),
             ({"env": ["NVIDIA_VISIBLE_DEVICES=all"]}, "the cluster sets it"),

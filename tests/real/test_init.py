@@ -116,9 +116,9 @@ class TestOrphans:
 class TestAwkwardNames:
     async def test_paths_may_hold_what_supervisord_takes_for_its_own(self, containers: Containers, tmp_path: Path) -> None:
         root = tmp_path / "100% of ;it, 'here' #1 $HOME %(here)s"
-        models = repository(root / "models", "identity")
+        models = repository(tmp_path / "models", "identity")
         run_dir = Path(containers.environ(models)["TARN_RUN_DIR"]) / "5% ;r"
-        environ = container_environ(root, run_dir, {"PATH": os.environ["PATH"]}, models)
+        environ = container_environ(root, run_dir, {"PATH": os.environ["PATH"]}, models, TARN_DATA_DIR=str(tmp_path / "data"))
         script = "import sys, signal; print('said', sys.argv[1], flush=True); signal.pause()"
         container = await containers.start_with(environ, (sys.executable, "-c", script, "50% ;off 'now' #1"))
         await eventually(lambda: "said 50% ;off 'now' #1\n" in container.log("agent"), "the agent's log is where it should be")
