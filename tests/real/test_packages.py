@@ -30,9 +30,10 @@ def pythons() -> list[tuple[str, str]]:
     for version in PYTHONS:
         installed = [shutil.which(f"python{version}"), *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
         for candidate in filter(None, installed):
-            ran = subprocess.run([candidate, "-c", ""], capture_output=True, check=False)
+            # What is found by name may be a script that needs more of an environment than a test gives.
+            ran = subprocess.run([candidate, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=False)
             if ran.returncode == 0:
-                found.setdefault(version, candidate)
+                found.setdefault(version, ran.stdout.strip())
     return sorted(found.items())
 
 
