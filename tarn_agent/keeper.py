@@ -59,6 +59,7 @@ class Keeper:
         self.finished: asyncio.Future[ev.Finish] = asyncio.get_running_loop().create_future()
         self.stirred = asyncio.Event()
         """Set by every step that changed the state."""
+        self._early: list[Event] | None = []
         self._repository = ""
         self._job: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -76,6 +77,7 @@ class Keeper:
         launch = self._means.triton.remembered() if process is not None else None
         wanted = kept.wanted or (launch.models if launch is not None else ())
         self.state = begin(self._now(), wanted, kept.deaths, kept.restarts)
+        early, self._early = self._early or [], None
         if process is not None and launch is not None:
             self.ports, self._repository = launch.ports, launch.repository
             log.info("triton_adopted", pid=process.pid, http_port=launch.ports.http, models=len(wanted))
@@ -85,11 +87,17 @@ class Keeper:
             self.offer(ev.Interrupted(Exit(kept.exit), kept.exit_reason, kept.stop_at - self._now()))
         elif kept.accepted and process is None:
             self.offer(ev.Resumed())
+        for event in early:
+            self.offer(event)
         self._set_timer()
 
     # --- the loop
 
     def offer(self, event: Event) -> None:
+        if self._early is not None:
+            # A TERM, say: before it is known what there is to end, there is nothing to decide about.
+            self._early.append(event)
+            return
         before = self.state
         after, actions = lifecycle.step(self._policy, before, event, self._now())
         moved = after != before  # most looks at a tritonserver at rest change nothing
