@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -50,10 +51,9 @@ class ContainerError(Exception):
 
 def run_to_status(environ: Mapping[str, str], agent_command: Sequence[str] | None = None) -> int:
     """Runs the container to its end, and says the reason on stderr. Returns the status; raises nothing."""
-    run_dir: RunDir | None = None
+    settings: AgentSettings | None = None
     try:
         settings = load(AgentSettings, environ)
-        run_dir = RunDir(settings.run_dir)
         status, reason = run(settings, agent_command)
     except SettingsError as error:
         status, reason = int(Exit.SETTINGS), str(error)
@@ -61,8 +61,8 @@ def run_to_status(environ: Mapping[str, str], agent_command: Sequence[str] | Non
         status, reason = int(Exit.SUPERVISION), str(error)
     except BaseException as error:  # noqa: BLE001  (the outermost guard: whatever it was, the status must not fall below 100)
         status, reason = int(Exit.INTERNAL), f"supervisord failed: {error!r}"
-    if run_dir is not None:
-        _leave(run_dir, status)
+    if settings is not None:
+        _leave(RunDir(settings.run_dir), status, settings.keep_run_dir)
     print(f"tarn: {' '.join(reason.split())}", file=sys.stderr, flush=True)
     return status
 
@@ -103,8 +103,11 @@ def _prepare(settings: AgentSettings, run_dir: RunDir, agent_command: Sequence[s
         raise SettingsError(f"TARN_RUN_DIR={settings.run_dir!r} cannot be used: {error}") from error
 
 
-def _leave(run_dir: RunDir, status: int) -> None:
+def _leave(run_dir: RunDir, status: int, keep: bool) -> None:
     """For those who are not our parent and read it from the file; where it cannot be written, the reason on stderr has told why."""
+    if not keep:
+        shutil.rmtree(run_dir.path, ignore_errors=True)
+        return
     with contextlib.suppress(OSError):
         run_dir.write_exit(status)
 

@@ -55,6 +55,9 @@ class AgentSettings:
     run_dir: str = setting(doc="short directory for sockets and run files", env="TARN_RUN_DIR")
     data_dir: str = setting(doc="directory for the staged model repository", env="TARN_DATA_DIR", check=check_plain)
     model_repository: str = setting(doc="hdfs://, webhdfs://, file: or an absolute path", env="TARN_MODEL_REPOSITORY")
+    keep_run_dir: bool = setting(
+        True, doc="keep the run directory when the container ends; false where nobody else removes it", env="TARN_KEEP_RUN_DIR"
+    )
     node: str = setting("localhost", doc="the node's name", env="NM_HOST")
     address: str = setting("", doc="host name or address to announce; empty: the node's name", env="TARN_ADDRESS")
     bind: str = setting("0.0.0.0", doc="IP address that Triton binds", env="TARN_BIND")

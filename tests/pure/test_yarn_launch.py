@@ -62,6 +62,7 @@ class TestProcess:
         other = environment(settings, LaunchSpec({}, b"another secret"))
         assert environ["TARN_RUN_DIR"] != other["TARN_RUN_DIR"]
         assert len(environ["TARN_RUN_DIR"]) < 40
+        assert environ["TARN_KEEP_RUN_DIR"] == "false"
         assert launch.command(settings).startswith("chmod 600 {{HADOOP_TOKEN_FILE_LOCATION}} && exec python3 ")
 
 

@@ -78,6 +78,19 @@ class TestOrderedEnd:
         await triton.shut_down_container()
         assert await container.status() == Exit.DRAINED
         assert container.last_words == "tarn: drained: drained as the test ordered"
+        assert container.run_dir.is_dir()
+
+    async def test_the_run_directory_goes_with_the_container_where_nobody_else_removes_it(
+        self, containers: Containers, models: Path
+    ) -> None:
+        container = await containers.start_with({**containers.environ(models), "TARN_KEEP_RUN_DIR": "false"})
+        await container.up()
+        triton = supervised(container)
+        triton.write_exit_status(Exit.DRAINED, "drained as the test ordered")
+        await triton.shut_down_container()
+        assert await container.status() == Exit.DRAINED
+        assert container.last_words == "tarn: drained: drained as the test ordered"
+        assert not container.run_dir.exists()
 
     async def test_an_agent_that_wrote_its_status_and_ended_has_ended_the_container(self, containers: Containers, models: Path) -> None:
         environ = containers.environ(models)

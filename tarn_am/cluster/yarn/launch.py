@@ -52,7 +52,8 @@ def _places(settings: YarnSettings, spec: LaunchSpec, name: ContainerId) -> dict
     if settings.runtime is Runtime.PROCESS:
         # The node's /tmp is everybody's, and the working directory too long for a socket: a name that nobody can guess.
         secret = hashlib.sha256(spec.credentials + name.encode()).hexdigest()[:16]
-        places |= {"TARN_RUN_DIR": f"/tmp/tarn-{secret}", "PATH": settings.path}  # noqa: S108
+        # It is none of the directories that a NodeManager removes, so the container does.
+        places |= {"TARN_RUN_DIR": f"/tmp/tarn-{secret}", "TARN_KEEP_RUN_DIR": "false", "PATH": settings.path}  # noqa: S108
     if settings.archive:
         places["PYTHONPATH"] = f"{{{{PWD}}}}/{ARCHIVE_NAME}"
     return places
