@@ -59,6 +59,11 @@ class HadoopCluster:
         self.hdfs.close()
         sweep(self.scratch)
 
+    def discard(self) -> None:
+        """After `close`: what only takes room. The logs stay."""
+        for part in ("hdfs/data", *(f"yarn/{node.name}/local" for node in self.yarn.nodemanagers)):
+            shutil.rmtree(self.scratch / part, ignore_errors=True)
+
 
 def belonging(directory: Path) -> list[psutil.Process]:
     """The daemons and containers of the cluster in `directory`, NodeManagers first."""
@@ -103,5 +108,4 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HadoopCluster]
         yield rig
     finally:
         rig.close()
-        for part in ("hdfs/data", *(f"yarn/{node.name}/local" for node in rig.yarn.nodemanagers)):
-            shutil.rmtree(scratch / part, ignore_errors=True)
+        rig.discard()

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.rigs.house import LocalFleet
+from tests.rigs.fleet_client import FleetClient
 from tests.rigs.wait import eventually
 
 THINK_S = 0.02
@@ -18,7 +18,7 @@ THINK_S = 0.02
 class Load:
     """`workers` callers of one model. A request fails when it gets no answer or another status than 200."""
 
-    def __init__(self, fleet: LocalFleet, workers: int = 4, model: str = "identity") -> None:
+    def __init__(self, fleet: FleetClient, workers: int = 4, model: str = "identity") -> None:
         self.ok = 0
         self.failures: list[str] = []
         self._fleet, self._workers, self._model = fleet, workers, model
@@ -49,6 +49,11 @@ class Load:
         """Waits until `count` more requests were answered."""
         goal = self.ok + count
         await eventually(lambda: self.ok >= goal, f"{count} more requests answered; failures so far: {self.failures[:3]}", 180)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where the next requests go: the last complete list."""
+        return list(self._endpoints)
 
     async def _follow(self) -> None:
         """Keeps the last complete list for as long as the AM is away."""
