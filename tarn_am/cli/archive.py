@@ -17,10 +17,38 @@ from tarn_common import __version__
     epilog="\b\nExamples:\n  tarn archive\n  tarn archive --python 3.10 --python 3.12 -o tarn.tar.gz\n"
     "  tarn archive --python 3.10,3.11 --machine aarch64 --wheels /srv/wheels\n  tarn submit --archive tarn.tar.gz …",
 )
-@click.option("--python", "pythons", multiple=True, metavar="3.X", help="a Python of the nodes; may be repeated  [default: this one]")
-@click.option("--machine", default="", metavar="NAME", help="x86_64 or aarch64  [default: this machine's]")
-@click.option("--wheels", metavar="DIR", help="take the packages from this directory of wheels, not from pip's index")
-@click.option("-o", "--output", metavar="FILE", help=f"where it goes  [default: tarn-{__version__}.tar.gz here]")
+@click.option(
+    "--python",
+    "pythons",
+    envvar="TARN_ARCHIVE_PYTHONS",
+    show_envvar=True,
+    multiple=True,
+    metavar="3.X",
+    help="a Python of the nodes; may be repeated  [default: this one]",
+)
+@click.option(
+    "--machine",
+    envvar="TARN_ARCHIVE_MACHINE",
+    show_envvar=True,
+    default="",
+    metavar="NAME",
+    help="x86_64 or aarch64  [default: this machine's]",
+)
+@click.option(
+    "--wheels",
+    envvar="TARN_ARCHIVE_WHEELS",
+    show_envvar=True,
+    metavar="DIR",
+    help="take the packages from this directory of wheels, not from pip's index",
+)
+@click.option(
+    "-o",
+    "--output",
+    envvar="TARN_ARCHIVE_OUTPUT",
+    show_envvar=True,
+    metavar="FILE",
+    help=f"where it goes  [default: tarn-{__version__}.tar.gz here]",
+)
 def command(pythons: tuple[str, ...], machine: str, wheels: str | None, output: str | None) -> None:
     """Build the archive that carries TARN and its dependencies to a cluster's nodes.
 

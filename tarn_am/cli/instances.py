@@ -19,7 +19,13 @@ from tarn_am.cli.options import json_option, with_am
 )
 @with_am
 @json_option
-@click.option("--addresses", is_flag=True, help="print host:port of the HTTP port alone, one a line, as a balancer reads it")
+@click.option(
+    "--addresses",
+    is_flag=True,
+    envvar="TARN_ADDRESSES",
+    show_envvar=True,
+    help="print host:port of the HTTP port alone, one a line, as a balancer reads it",
+)
 def command(client: AmClient, as_json: bool, addresses: bool) -> None:
     """List the instances that are READY, with their addresses and models.
 

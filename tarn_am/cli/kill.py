@@ -19,7 +19,15 @@ from tarn_am.cli.outcome import CommandError, Outcome
 )
 @click.argument("application")
 @click.option("--hadoop-conf-dir", default="", metavar="DIR", help="Hadoop's configuration directory  [HADOOP_CONF_DIR]")
-@click.option("--staging-dir", default=".tarn", show_default=True, metavar="DIR", help="as it was given to `tarn submit`")
+@click.option(
+    "--staging-dir",
+    envvar="TARN_STAGING_DIR",
+    show_envvar=True,
+    default=".tarn",
+    show_default=True,
+    metavar="DIR",
+    help="as it was given to `tarn submit`",
+)
 def command(application: str, hadoop_conf_dir: str, staging_dir: str) -> None:
     """End APPLICATION (an id, or a name of yours) at once: requests in flight are lost. `tarn stop` loses none.
 

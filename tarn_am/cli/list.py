@@ -13,7 +13,7 @@ from tarn_am.cli.options import json_option
 
 
 @click.command("list", short_help="List the applications on YARN.", epilog="\b\nExamples:\n  tarn list\n  tarn list --all --json")
-@click.option("--all", "everything", is_flag=True, help="also those that are over")
+@click.option("--all", "everything", envvar="TARN_ALL", show_envvar=True, is_flag=True, help="also those that are over")
 @click.option("--hadoop-conf-dir", default="", metavar="DIR", help="Hadoop's configuration directory  [HADOOP_CONF_DIR]")
 @json_option
 def command(everything: bool, hadoop_conf_dir: str, as_json: bool) -> None:

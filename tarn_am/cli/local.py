@@ -48,9 +48,27 @@ _LOG_LIMIT_BYTES = 32 << 20
     "--state-dir", metavar="DIR", help="directory of this application's state and logs  [TARN_STATE_DIR; default <name> below $TARN_HOME]"
 )
 @click.option("--token", metavar="TEXT", help="the API token itself; seen in the process list, so prefer --token-file")
-@click.option("--no-token", is_flag=True, help="no token: whoever reaches the API may read it; orders are taken from this machine alone")
-@click.option("--detach", is_flag=True, help="return when the Application Master answers; it runs on, `tarn stop` ends it")
-@click.option("--verbose", is_flag=True, help="the Application Master's log on the terminal instead of sentences")
+@click.option(
+    "--no-token",
+    is_flag=True,
+    envvar="TARN_NO_TOKEN",
+    show_envvar=True,
+    help="no token: whoever reaches the API may read it; orders are taken from this machine alone",
+)
+@click.option(
+    "--detach",
+    is_flag=True,
+    envvar="TARN_DETACH",
+    show_envvar=True,
+    help="return when the Application Master answers; it runs on, `tarn stop` ends it",
+)
+@click.option(
+    "--verbose",
+    is_flag=True,
+    envvar="TARN_VERBOSE",
+    show_envvar=True,
+    help="the Application Master's log on the terminal instead of sentences",
+)
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
     """Run an application on this machine: the Application Master in the foreground, real Tritons under it.

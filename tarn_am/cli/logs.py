@@ -23,11 +23,21 @@ from tarn_am.cli.words import Count, Word
 )
 @with_am
 @click.argument("instance", required=False)
-@click.option("-f", "--follow", is_flag=True, help="go on with what is added, until Ctrl-C")
-@click.option("--source", type=Word(["triton", "agent", "supervisord"]), default="triton", show_default=True, help="whose log")
+@click.option("-f", "--follow", is_flag=True, envvar="TARN_FOLLOW", show_envvar=True, help="go on with what is added, until Ctrl-C")
+@click.option(
+    "--source",
+    envvar="TARN_SOURCE",
+    show_envvar=True,
+    type=Word(["triton", "agent", "supervisord"]),
+    default="triton",
+    show_default=True,
+    help="whose log",
+)
 @click.option(
     "-n",
     "--lines",
+    envvar="TARN_LINES",
+    show_envvar=True,
     type=Count("lines", 10_000),
     default=100,
     metavar="N",

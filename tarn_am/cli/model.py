@@ -19,7 +19,16 @@ from tarn_am.cli.words import Seconds, Word
 @click.argument("action", type=Word(["load", "unload", "reload"]), metavar="load|unload|reload")
 @click.argument("instance")
 @click.argument("model")
-@click.option("--wait-s", type=Seconds(), default=600.0, metavar="SECONDS", show_default=True, help="longest wait for the model")
+@click.option(
+    "--wait-s",
+    envvar="TARN_WAIT_S",
+    show_envvar=True,
+    type=Seconds(),
+    default=600.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="longest wait for the model",
+)
 @json_option
 def command(client: AmClient, action: str, instance: str, model: str, wait_s: float, as_json: bool) -> None:
     """Load, unload or reload MODEL in INSTANCE, and wait until Triton has done it.

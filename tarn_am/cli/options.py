@@ -128,7 +128,7 @@ def merged(ctx: click.Context, own: dict[str, Any]) -> dict[str, Any]:
 
 
 def json_option(body: Body) -> Body:
-    return click.option("--json", "as_json", is_flag=True, help="print JSON, for programs")(body)
+    return click.option("--json", "as_json", is_flag=True, envvar="TARN_JSON", show_envvar=True, help="print JSON, for programs")(body)
 
 
 def wait_options(default_s: float, by_default: bool = False) -> Callable[[Body], Body]:
@@ -137,11 +137,15 @@ def wait_options(default_s: float, by_default: bool = False) -> Callable[[Body],
     def decorate(body: Body) -> Body:
         wait = click.option(
             "--wait/--no-wait",
+            envvar="TARN_WAIT",
+            show_envvar=True,
             default=by_default,
             help="return when it has happened, with progress" + ("  [default]" if by_default else ""),
         )
         limit = click.option(
             "--wait-s",
+            envvar="TARN_WAIT_S",
+            show_envvar=True,
             type=Seconds(),
             default=default_s,
             metavar="SECONDS",

@@ -21,7 +21,7 @@ _HAPPENINGS = 8
 )
 @with_am
 @json_option
-@click.option("--watch", is_flag=True, help="show it again whenever it changes, until Ctrl-C")
+@click.option("--watch", is_flag=True, envvar="TARN_WATCH", show_envvar=True, help="show it again whenever it changes, until Ctrl-C")
 def command(client: AmClient, as_json: bool, watch: bool) -> None:
     """Show the fleet: what serves, what does not, and why.
 

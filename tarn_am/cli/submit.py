@@ -61,9 +61,21 @@ def _java_flags(body: Any) -> Any:
 @_java_flags
 @click.option("--config", "config", metavar="FILE", help="options from a TOML file; its keys are the flags' names  [TARN_CONFIG]")
 @click.option("--token", metavar="TEXT", help="the API token itself; seen in the process list, so prefer --token-file")
-@click.option("--no-token", is_flag=True, help="no token: whoever reaches the API may read it; orders are taken from the AM's node alone")
-@click.option("--dry-run", is_flag=True, help="check everything and print what would be sent; nothing is made")
-@click.option("--json", "as_json", is_flag=True, help="print JSON, for programs")
+@click.option(
+    "--no-token",
+    is_flag=True,
+    envvar="TARN_NO_TOKEN",
+    show_envvar=True,
+    help="no token: whoever reaches the API may read it; orders are taken from the AM's node alone",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    envvar="TARN_DRY_RUN",
+    show_envvar=True,
+    help="check everything and print what would be sent; nothing is made",
+)
+@click.option("--json", "as_json", is_flag=True, envvar="TARN_JSON", show_envvar=True, help="print JSON, for programs")
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> int:
     """Run an application on YARN: stage it, submit it, and watch it until its instances are ready.
