@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import stat
@@ -379,10 +378,13 @@ class TestFollowing:
         await follower.close()
 
 
-def test_no_thread_of_the_library_holds_the_processs_end(zookeeper: ZooKeeperServer) -> None:
+def test_no_thread_of_the_library_holds_the_processs_end(zookeeper: ZooKeeperServer, tmp_path: Path) -> None:
     program = CHILD.replace("await asyncio.sleep(600)", "return")
     done = subprocess.run(
-        [sys.executable, "-c", program, zookeeper.connect, "/t-end", os.devnull], capture_output=True, timeout=60, check=False
+        [sys.executable, "-c", program, zookeeper.connect, "/t-end", str(tmp_path / "session.json")],
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, b"stands\n")
     assert b"Traceback" not in done.stderr
