@@ -221,7 +221,9 @@ class TestTritonKilled:
         await asyncio.wait_for(gone.wait(), 60)
         await eventually(lambda: rig.standing() is not None, "the znode is back")
         again = await rig.am.reached("READY")
-        assert (again.endpoint, again.triton_restarts) == (ready.endpoint, 1)
+        # Usually the same ports; others where a model's process has not let go of an inherited socket yet.
+        assert (again.endpoint.host, again.triton_restarts) == (ready.endpoint.host, 1)
+        assert rig.standing() == f"127.0.0.1:{again.endpoint.http_port}"
         unready = next(phase for phase in rig.am.latest.phases if phase.phase == pb.UNREADY)
         assert "tritonserver ended once" in unready.reason
 
